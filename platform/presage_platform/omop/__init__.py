@@ -1,0 +1,1 @@
+"""The OMOP common data model: tables, imaging extension, vocabulary."""
