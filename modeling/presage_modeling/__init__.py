@@ -1,0 +1,1 @@
+"""Pretraining, adaptation and evaluation of 3D encoders."""
