@@ -1,0 +1,51 @@
+# One word each: demo, test, test-<category>, check, fix, bench, docs.
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# The CPU build of torch. On a CUDA machine: make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128" demo
+TORCH ?= torch==2.13.0
+WORKSPACE ?= demo
+CATEGORIES := unit spec reference generative integration functional architecture
+SOURCES := platform etl modeling migrations tests benchmarks
+
+.PHONY: install demo test check fix bench docs audit $(addprefix test-,$(CATEGORIES))
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: constraints.txt pyproject.toml
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r constraints.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install
+	$(VENV)/bin/platform demo --out $(WORKSPACE)
+
+test: install
+	$(PY) -m pytest tests
+
+$(addprefix test-,$(CATEGORIES)): test-%: install
+	$(PY) -m pytest tests/$*
+
+check: install
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) tests/architecture/gate.py
+	$(PY) docs/generate.py --check
+
+fix: install
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
+
+bench: install
+	$(PY) benchmarks/bench_etl.py
+	$(PY) benchmarks/bench_labeling.py
+
+docs: install
+	$(PY) docs/generate.py
+
+audit: install
+	@$(PY) -m pip_audit --require-hashes --disable-pip -r constraints.txt || echo "audit: no advisory database reachable, or findings above"
