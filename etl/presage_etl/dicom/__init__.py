@@ -1,0 +1,1 @@
+"""DICOM headers and pixels to native volumes with a verdict."""
