@@ -1,0 +1,1 @@
+"""OMOP files into the database: vocabularies and dumps."""
