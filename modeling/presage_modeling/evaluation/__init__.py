@@ -1,0 +1,1 @@
+"""Metrics, calibration, uncertainty and the report: what a run is worth."""
