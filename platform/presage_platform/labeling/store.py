@@ -1,0 +1,369 @@
+"""The label store: who had which task's event when after a scan, as sparse arrays that are mapped, not loaded.
+
+The contract between labeling and modeling. Times are seconds from t0 (int32); presence in a row *is* the event, so no
+sentinel and no zero time exists. Horizons are applied here, by the reader, and never on disk.
+
+    labels/<label_hash>/  manifest.json  studies.parquet  tasks.parquet  bins.json  attrition.json  covariates.parquet
+                          outcomes.json  outcomes/<task>.parquet  shard-00000/<array>.npy
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from presage_platform.errors import LabelStoreError
+from presage_platform.labeling.bins import Bins
+from presage_platform.labeling.event import INCIDENT_ONLY, SECONDS_PER_DAY, Event
+from presage_platform.labeling.store_writer import (
+    LAYOUT_VERSION,
+    SCALARS,
+    ShardLabels,
+    write_label_store,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from presage_platform.settings import Settings
+
+__all__ = ["LabelBatch", "LabelStore", "Risk", "ShardLabels", "TaskView", "open_labels", "write_label_store"]
+
+Risk = Literal["next", "incident"]
+Rows = NDArray[np.int64] | slice | list[int] | range
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelBatch:
+    """Labels of some studies, in the order that was asked for. n = studies, K = tasks, nnz = stored events.
+
+    Attributes
+    ----------
+    indptr : int64, shape = (n + 1,)
+        Study i has its events at `indptr[i]:indptr[i + 1]`.
+    task : uint16 or uint32, shape = (nnz,)
+        Ascending within a study (torch has little arithmetic on uint16: widen with `.astype(np.int32)`).
+    time : int32, shape = (nnz,)
+        Seconds from t0 to the first event after the risk start; `entry < time <= end`.
+    prevalent : uint8, shape = (n, ceil(K / 8))
+        Bit k & 7 of byte k >> 3: task k happened at or before the risk start. Stored alike for both views: under
+        ``"next"`` a prevalent pair stays at risk, under ``"incident"`` it leaves and its stored time is ignored.
+    entry, end : int32, shape = (n,)
+        Seconds from t0 to the risk start and to the end of follow-up.
+    end_cause : uint8, shape = (n,)
+        `Event.CENSORED` or `Event.COMPETING` (death).
+    death : int32, shape = (n,)
+        Seconds from t0 to death; -1 = none known.
+    mask : uint16, shape = (n,)
+        Bits of `Mask` that apply in this view; not 0 = the study is out.
+    visit_indptr, visit_task : as indptr and task
+        Tasks recorded in the visit that holds t0, or on its day where there is none.
+    risk : str
+        The view these rows were read in.
+    """
+
+    indptr: NDArray[np.int64]
+    task: NDArray[Any]
+    time: NDArray[np.int32]
+    prevalent: NDArray[np.uint8]
+    entry: NDArray[np.int32]
+    end: NDArray[np.int32]
+    end_cause: NDArray[np.uint8]
+    death: NDArray[np.int32]
+    mask: NDArray[np.uint16]
+    visit_indptr: NDArray[np.int64]
+    visit_task: NDArray[Any]
+    risk: Risk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskView:
+    """One task over all studies, one row a study, in the order of `studies`.
+
+    Attributes
+    ----------
+    study_id : int64
+    time_s : int32
+        Seconds from the task's clock to the event, or to the end of follow-up.
+    cause : uint8
+        Codes of `Event`.
+    at_risk : bool
+        Neither masked nor (incident view) prevalent; other rows have no meaningful time.
+    entry_s : int32
+        Seconds from the task's clock to the risk start.
+    prevalent : bool
+    mask : uint16
+        Bits of `Mask` that apply in this view.
+    window_label : int8 or None
+        Of a task with a window: 1, 0, or -1 = unknown.
+    risk : str
+    """
+
+    study_id: NDArray[np.int64]
+    time_s: NDArray[np.int32]
+    cause: NDArray[np.uint8]
+    at_risk: NDArray[np.bool_]
+    entry_s: NDArray[np.int32]
+    prevalent: NDArray[np.bool_]
+    mask: NDArray[np.uint16]
+    window_label: NDArray[np.int8] | None
+    risk: Risk
+
+
+class LabelStore:
+    """Reader of one label store; opening maps nothing but the manifest."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.label_hash: str = manifest["label_hash"]
+        self.num_studies: int = manifest["num_studies"]
+        self.num_tasks: int = manifest["num_tasks"]
+        self._first_row = np.concatenate([[0], np.cumsum([shard["num_studies"] for shard in manifest["shards"]])])
+        self._maps: dict[tuple[int, str], NDArray[Any]] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> LabelStore:
+        """Open a store.
+
+        Raises
+        ------
+        LabelStoreError
+            If there is no store, or another layout wrote it.
+        """
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LabelStoreError(f"no label store at {path.name}: make one with `platform label`") from None
+        except ValueError:
+            raise LabelStoreError(f"label store {path.name}: manifest.json is not JSON; make the store again") from None
+        if manifest.get("layout") != LAYOUT_VERSION:
+            raise LabelStoreError(
+                f"label store {path.name} has layout {manifest.get('layout')}, expected {LAYOUT_VERSION}: "
+                "make it again with `platform label`"
+            )
+        return cls(path, manifest)
+
+    @cached_property
+    def studies(self) -> pa.Table:
+        """The index: one row a study (columns of labeling L1), in row order."""
+        return _read_parquet(self.path / "studies.parquet")
+
+    @cached_property
+    def tasks(self) -> pa.Table:
+        """The registry of tasks, row k = task k."""
+        return _read_parquet(self.path / "tasks.parquet")
+
+    @cached_property
+    def covariates(self) -> pa.Table:
+        """Age, sex, scanner, site and the like at t0, one row a study, in row order."""
+        return _read_parquet(self.path / "covariates.parquet")
+
+    @cached_property
+    def bins(self) -> Bins:
+        """Time bins and base rates."""
+        return Bins.read(self.path / "bins.json")
+
+    @property
+    def outcomes(self) -> list[str]:
+        """Names of the outcome tasks that `task_view` serves beside the task set."""
+        return sorted(file.stem for file in (self.path / "outcomes").glob("*.parquet"))
+
+    @cached_property
+    def task_names(self) -> list[str]:
+        """Names of the tasks of the set, `concept:<concept_id>`, in task order."""
+        names: list[str] = self.tasks.column("task").to_pylist()
+        return names
+
+    def rows(self, rows: Rows, risk: Risk = "next") -> LabelBatch:
+        """Return the labels of some rows; a contiguous slice within one shard is not copied."""
+        if isinstance(rows, slice | range):
+            start, stop, step = rows.indices(self.num_studies) if isinstance(rows, slice) else _bounds(rows)
+            shard = self._shard_of(start)
+            if step == 1 and start < stop and stop <= self._first_row[shard + 1]:
+                return self._slice(shard, start, stop, risk)
+            rows = np.arange(start, stop, step)
+        return self._gather(np.asarray(rows, dtype=np.int64), risk)
+
+    def task_view(self, name: str, risk: Risk = "incident", horizon_days: float | None = None) -> TaskView:
+        """Return one task of the set (`concept:<concept_id>`) or one outcome (its file name) over all studies.
+
+        Raises
+        ------
+        LabelStoreError
+            If the store holds no such task.
+        """
+        from presage_platform.labeling.views import outcome_view, set_view
+
+        if name in self._task_number:
+            view = set_view(self, self._task_number[name], risk)
+        elif (self.path / "outcomes" / f"{name}.parquet").is_file():
+            view = outcome_view(_read_parquet(self.path / "outcomes" / f"{name}.parquet"), risk)
+        else:
+            known = ", ".join(self.outcomes) or "none"
+            raise LabelStoreError(
+                f"label store {self.label_hash} has no task `{name}`: expected one of the {self.num_tasks} tasks of its "
+                f"set (concept:<id>) or an outcome ({known})"
+            )
+        return view if horizon_days is None else _clip(view, horizon_days)
+
+    def array(self, shard: int, name: str) -> NDArray[Any]:
+        """Return one memory-mapped array of a shard (names: `SHARD_ARRAYS`, `SCALARS`)."""
+        key = (shard, name)
+        if key not in self._maps:
+            path = self.path / self.manifest["shards"][shard]["name"] / f"{name}.npy"
+            try:
+                self._maps[key] = np.load(path, mmap_mode="r")
+            except (OSError, ValueError):
+                raise LabelStoreError(
+                    f"label store {self.label_hash}: {path.parent.name}/{path.name} is missing or damaged; make the "
+                    "store again with `platform label`"
+                ) from None
+        return self._maps[key]
+
+    def scalar(self, name: str) -> NDArray[Any]:
+        """Return one scalar of every study (names: `SCALARS`), in row order."""
+        return np.concatenate([self.array(shard, name) for shard in range(self.num_shards)])
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self.manifest["shards"])
+
+    def shard_rows(self, shard: int) -> tuple[int, int]:
+        """Return the first and one past the last row of a shard."""
+        return int(self._first_row[shard]), int(self._first_row[shard + 1])
+
+    @cached_property
+    def _task_number(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.task_names)}
+
+    def _shard_of(self, row: int) -> int:
+        return min(max(int(np.searchsorted(self._first_row, row, side="right")) - 1, 0), max(self.num_shards - 1, 0))
+
+    def _slice(self, shard: int, start: int, stop: int, risk: Risk) -> LabelBatch:
+        low, high = start - int(self._first_row[shard]), stop - int(self._first_row[shard])
+        indptr, visit_indptr = self.array(shard, "indptr"), self.array(shard, "visit_indptr")
+        mask = self.array(shard, "mask")[low:high]
+        return LabelBatch(
+            indptr=indptr[low : high + 1] - indptr[low],
+            task=self.array(shard, "task")[indptr[low] : indptr[high]],
+            time=self.array(shard, "time")[indptr[low] : indptr[high]],
+            prevalent=self.array(shard, "prevalent")[low:high],
+            entry=self.array(shard, "entry")[low:high],
+            end=self.array(shard, "end")[low:high],
+            end_cause=self.array(shard, "end_cause")[low:high],
+            death=self.array(shard, "death")[low:high],
+            mask=view_mask(mask, risk),
+            visit_indptr=visit_indptr[low : high + 1] - visit_indptr[low],
+            visit_task=self.array(shard, "visit_task")[visit_indptr[low] : visit_indptr[high]],
+            risk=risk,
+        )
+
+    def _gather(self, rows: NDArray[np.int64], risk: Risk) -> LabelBatch:
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.num_studies):
+            raise IndexError(f"rows must lie in 0 … {self.num_studies - 1}")
+        shards = np.searchsorted(self._first_row, rows, side="right") - 1
+        parts = [self._slice(int(s), int(r), int(r) + 1, risk) for s, r in zip(shards, rows, strict=True)]
+        if not parts:
+            return _empty_batch(self, risk)
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _JOINED}
+        return LabelBatch(
+            indptr=_indptr([len(part.task) for part in parts]),
+            visit_indptr=_indptr([len(part.visit_task) for part in parts]),
+            risk=risk,
+            **joined,
+        )
+
+
+_JOINED = ("task", "time", "prevalent", "entry", "end", "end_cause", "death", "mask", "visit_task")
+
+
+def open_labels(settings: Settings, label_hash: str | None = None) -> LabelStore:
+    """Open the label store of a workspace: the one named (any unique beginning of its hash), else the only one.
+
+    Raises
+    ------
+    LabelStoreError
+        If none fits, or several do; they are listed.
+    """
+    stores = sorted(manifest.parent.name for manifest in settings.labels_dir.glob("*/manifest.json"))
+    fitting = [name for name in stores if label_hash is None or name.startswith(label_hash)]
+    if len(fitting) == 1:
+        return LabelStore.open(settings.labels_dir / fitting[0])
+    if not fitting:
+        found = ", ".join(stores) or "none"
+        raise LabelStoreError(
+            f"label store {label_hash or ''} not found (found: {found}): make one with `platform label`"
+        )
+    raise LabelStoreError(f"{len(fitting)} label stores fit ({', '.join(fitting)}): name one with --labels")
+
+
+def view_mask(mask: NDArray[np.uint16], risk: Risk) -> NDArray[np.uint16]:
+    """Return the mask bits that apply in a view."""
+    if risk == "incident":
+        return mask
+    if risk == "next":
+        return mask & np.uint16(0xFFFF ^ INCIDENT_ONLY)
+    raise ValueError(f"risk must be `next` or `incident`, found `{risk}`")
+
+
+def _clip(view: TaskView, horizon_days: float) -> TaskView:
+    """Censor what comes after the horizon; an event at the horizon itself counts."""
+    horizon_s = round(horizon_days * SECONDS_PER_DAY)
+    beyond = view.time_s > horizon_s
+    return TaskView(
+        study_id=view.study_id,
+        time_s=np.where(beyond, horizon_s, view.time_s).astype(np.int32),
+        cause=np.where(beyond, np.uint8(Event.CENSORED), view.cause).astype(np.uint8),
+        at_risk=view.at_risk & (view.entry_s < horizon_s),
+        entry_s=view.entry_s,
+        prevalent=view.prevalent,
+        mask=view.mask,
+        window_label=view.window_label,
+        risk=view.risk,
+    )
+
+
+def _empty_batch(store: LabelStore, risk: Risk) -> LabelBatch:
+    task = np.empty(0, dtype=np.uint16 if store.num_tasks <= 1 << 16 else np.uint32)
+    numbers = {name: np.empty(0, dtype=dtype) for name, dtype in SCALARS.items()}
+    return LabelBatch(
+        indptr=np.zeros(1, dtype=np.int64),
+        task=task,
+        time=np.empty(0, dtype=np.int32),
+        prevalent=np.empty((0, -(-store.num_tasks // 8)), dtype=np.uint8),
+        entry=numbers["entry"],
+        end=numbers["end"],
+        end_cause=numbers["end_cause"],
+        death=numbers["death"],
+        mask=numbers["mask"],
+        visit_indptr=np.zeros(1, dtype=np.int64),
+        visit_task=task,
+        risk=risk,
+    )
+
+
+def _indptr(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _bounds(rows: range) -> tuple[int, int, int]:
+    return rows.start, rows.stop, rows.step
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, ValueError):
+        raise LabelStoreError(
+            f"label store: {path.name} is missing or damaged; make the store again with `platform label`"
+        ) from None
