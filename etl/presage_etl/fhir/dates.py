@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from presage_etl.fhir.outcome import Imputed
+from presage_etl.fhir.outcome import Dead, Imputed, RefusedError
 
 MIN_YEAR, MAX_YEAR = 1800, 2300
 
@@ -24,15 +24,6 @@ _FORM = re.compile(
     re.ASCII,
 )
 _DURATION_DAYS = {"d": 1, "day": 1, "days": 1, "wk": 7, "week": 7, "weeks": 7}
-
-
-class BadValueError(ValueError):
-    """A value of the source that cannot be loaded; the mapping door turns it into a dead letter."""
-
-    def __init__(self, reason: str, path: str) -> None:
-        super().__init__(f"{reason} at {path}")
-        self.reason = reason
-        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +54,7 @@ class Clock:
         try:
             return _read(self, text, end)
         except ValueError:
-            raise BadValueError("bad-date", path) from None
+            raise RefusedError(Dead("bad-date", path)) from None
 
 
 @lru_cache(maxsize=4096)

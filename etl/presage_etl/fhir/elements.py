@@ -117,6 +117,23 @@ def contained(resource: Resource, reference: Reference | None, kind: type[Any], 
     return None
 
 
+def key_of(reference: Reference | None, resource_type: str) -> str | None:
+    """Return what a reference points at, in the forms of `Row.refs`; None for text, contained and absent ones (E18).
+
+    `resource_type` is the type of a conditional reference that names none.
+    """
+    if reference is None:
+        return None
+    target = reference.reference
+    if target:
+        target = target.strip()
+        return None if not target or target[0] == "#" else target.partition("/_history/")[0]
+    identifier = reference.identifier
+    if identifier is None or not identifier.value:
+        return None
+    return f"{reference.type or resource_type}?identifier={identifier.system or ''}|{identifier.value}"
+
+
 def is_contained(reference: Reference | None) -> bool:
     """Tell whether the reference stays within the resource."""
     return reference is not None and reference.reference is not None and reference.reference.startswith("#")

@@ -12,6 +12,10 @@ and types. Conventions that both sides keep:
 * `refs["visit_occurrence_id"]` names the Encounter; the merge sets the root visit and, for a child, the detail too.
 * `date_source` beginning with `@` asks the merge for a better date, and the value given is the fallback:
   `@last-visit` = start of the person's last visit, `@last-event` = date of the person's last event.
+* Required end dates (`visit_end_date`, `visit_detail_end_date`, `drug_exposure_end_date`) that are None become the
+  start in the merge; so do ends that an encounter's or birth's date, filled in late, would leave before the start.
+* Slots are unique within a resource, whatever the table: `slot:main` is unambiguous.
+* A Patient's `location` row (slot `address`) is shared by equal content; an Organization's and Location's is their own.
 * Tables `ledger.…` are no CDM tables: `ledger.medication` keeps what a Medication stands for (E57), and
   `ledger.diagnosis_role` the role that an Encounter gives to a Condition (E54).
 """
@@ -98,6 +102,14 @@ class Dead:
 
 
 Outcome = Loaded | Excluded | Dead
+
+
+class RefusedError(Exception):
+    """Raised inside a mapping when a part of it settles the whole resource; `mapping` returns the outcome it carries."""
+
+    def __init__(self, outcome: Excluded | Dead) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
 
 
 def slot_of(rank: int) -> str:
