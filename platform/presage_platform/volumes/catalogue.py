@@ -162,6 +162,8 @@ class Reason(StrEnum):
     MIDNIGHT_TIME = "midnight_time"
     NO_DATE = "no_date"
     HU_IMPLAUSIBLE = "hu_implausible"
+    BODY_CUT = "body_cut"  # the recipe's window cuts more than 5 % off the body
+    NO_BODY = "no_body"  # nothing to centre the window on: the centre of the volume was taken
 
 
 class Action(StrEnum):
