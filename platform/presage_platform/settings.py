@@ -10,11 +10,12 @@ import difflib
 import os
 import secrets
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from presage_platform.errors import SettingsError
 
@@ -37,6 +38,7 @@ class DatabaseSettings(Section):
     cdm: str = "cdm"
     ledger: str = "ledger"
     results: str = "results"
+    data_home: Path | None = None  # where the embedded server keeps its data when it cannot reach the workspace
 
 
 class CdmSourceSettings(Section):
@@ -111,6 +113,43 @@ class VolumesSettings(Section):
 
 class LabelingSettings(Section):
     """`[labeling]`: index times, semantics, task selection; names as in the labeling documentation."""
+
+    mode: Literal["default", "paper", "paper-floor"] = "default"
+    k: int = Field(default=8192, ge=1)
+    min_events: int = Field(default=50, ge=1)
+    max_jaccard: float = Field(default=0.98, gt=0, le=1)
+    max_levels: int | None = Field(default=None, ge=0)
+    exclusions: Path | None = None
+    guard: Path | None = None
+    guard_scope: Literal["full", "descendants", "none"] = "full"
+    same_day: Literal["exclude", "strict_day", "include"] = "exclude"
+    censor: Literal["observation_period_end", "last_event", "last_visit_end", "data_cut", "hybrid"] = (
+        "observation_period_end"
+    )
+    data_cut: date | None = None
+    death_cut: date | None = None
+    bridge_days: int = Field(default=0, ge=0)
+    grace_days: int = Field(default=0, ge=0)
+    death_pad: int = Field(default=60, ge=0)
+    lookback: int | None = Field(default=None, ge=0)
+    min_lag: int = Field(default=0, ge=0)
+    min_prior_obs: int = Field(default=0, ge=0)
+    visit_guard: Literal["none", "condition", "all"] = "none"
+    split_method: Literal["hash", "site", "date"] = "hash"
+    split_fractions: tuple[float, float, float] = (0.80, 0.05, 0.15)
+    split_seed: int = 20
+    n_shards: int | None = Field(default=None, ge=1)
+    source_concepts: Literal["unmapped", "all", "none"] = "unmapped"
+    type_concepts: dict[str, tuple[int, ...]] = {}
+    bins: int | tuple[float, ...] = 8
+    min_cell: int = Field(default=11, ge=1)
+
+    @field_validator("split_fractions")
+    @classmethod
+    def _fractions_add_up(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+            raise ValueError("expected three fractions of at least 0 that add up to 1 (train, valid, test)")
+        return fractions
 
 
 class ParallelSettings(Section):
@@ -263,7 +302,9 @@ def _create(folder: Path, path: Path) -> None:
         if not path.exists():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "w") as file:
-                file.write("# presage workspace: every key has a default; see `platform doctor` and the documentation\n")
+                file.write(
+                    "# presage workspace: every key has a default; see `platform doctor` and the documentation\n"
+                )
     except OSError as error:
         raise SettingsError(f"workspace {folder} cannot be written ({error.strerror}): choose another folder") from None
 

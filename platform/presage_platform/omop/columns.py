@@ -7,9 +7,10 @@ absent concepts.
 
 from __future__ import annotations
 
-from presage_platform.ledger.metadata import NAMING_CONVENTION
 from sqlalchemy import BigInteger, Column, Date, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+from presage_platform.ledger.metadata import NAMING_CONVENTION
 
 cdm_metadata = MetaData(schema="cdm", naming_convention=NAMING_CONVENTION)
 

@@ -5,8 +5,9 @@ Series without a UID have no row; verdicts and choices are in the ledger's `imag
 
 from __future__ import annotations
 
-from presage_platform.omop.columns import REQUIRED, concept_id, date, key, reference, table, text
 from sqlalchemy import Index, UniqueConstraint
+
+from presage_platform.omop.columns import REQUIRED, concept_id, date, key, reference, table, text
 
 image_occurrence = table(
     "image_occurrence",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from sqlalchemy import Table
+
 from presage_platform.omop import clinical, system, terminology
 from presage_platform.omop.columns import cdm_metadata
-from sqlalchemy import Table
 
 __all__ = ["CLINICAL_TABLES", "TABLES", "VOCABULARY_TABLES", "cdm_metadata"]
 

@@ -1,0 +1,1 @@
+"""Revisions of the database schema, shipped with the package that needs them."""
