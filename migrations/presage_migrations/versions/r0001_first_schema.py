@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import psycopg
 from alembic import context, op
 from psycopg import sql
@@ -20,7 +22,7 @@ log = get_logger(__name__)
 def upgrade() -> None:
     """Create schemas, tables and roles."""
     schemas: Schemas = context.config.attributes["schemas"]
-    driver: psycopg.Connection = op.get_bind().connection.driver_connection
+    driver = cast("psycopg.Connection[Any]", op.get_bind().connection.driver_connection)
     for name in schemas.translation.values():
         driver.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
     for metadata in DECLARED:

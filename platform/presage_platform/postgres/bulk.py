@@ -85,7 +85,7 @@ def copy_out(connection: psycopg.Connection[Any], query: Query, params: Paramete
 
 
 def _composed(query: Query) -> sql.Composable:
-    return sql.SQL(query) if isinstance(query, str) else query  # type: ignore[arg-type]
+    return sql.SQL(query) if isinstance(query, str) else query
 
 
 def _describe(connection: psycopg.Connection[Any], query: Query, params: Parameters) -> tuple[list[str], list[int]]:

@@ -51,11 +51,30 @@ class Schemas:
         return {"cdm": self.cdm, "ledger": self.ledger, "results": self.results}
 
 
+class SchemaState(Protocol):
+    """Which revision a database has."""
+
+    @property
+    def revision(self) -> str | None: ...
+
+    @property
+    def head(self) -> str: ...
+
+    @property
+    def is_current(self) -> bool: ...
+
+
 class SchemaOwner(Protocol):
     """What the entry point `presage.schema` provides: the migrations, which the ground floor may not import."""
 
     def ensure(self, database: Database) -> None:
         """Create the schema in an empty database; refuse a lagging or foreign one."""
+
+    def state(self, database: Database) -> SchemaState:
+        """Read which revision the database has."""
+
+    def upgrade(self, database: Database) -> None:
+        """Bring the database to the newest revision."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ The server sends each row as one message, so the starts of the rows are known an
 from __future__ import annotations
 
 import struct
+import uuid
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID as Uuid
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +111,7 @@ def _decode_jsonb(payload: bytes) -> str:
 
 
 def _decode_uuid(payload: bytes) -> str:
-    return str(Uuid(bytes=payload))
+    return str(uuid.UUID(bytes=payload))
 
 
 def _decode_numeric(payload: bytes) -> float:

@@ -1,4 +1,4 @@
-"""The embedded server: a PostgreSQL that a workspace carries with it, started by the first user, stopped after the last.
+"""The embedded server: a PostgreSQL that a workspace carries with it, started by its first user.
 
 `use_server` joins or starts it. A lock (`start.lock`) decides who starts and stops; every user holds a shared lock on
 `users.lock`, which ends with the process however it ends; a watcher (`watcher.py`) stops the server when none is held.

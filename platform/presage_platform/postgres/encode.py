@@ -7,11 +7,11 @@ its bytes in network order. Ours is vectorised over the rows of a block, column 
 from __future__ import annotations
 
 import struct
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
-from uuid import UUID as Uuid
 
 import numpy as np
 import pyarrow as pa
@@ -135,10 +135,9 @@ def _field(column: pa.Array, oid: int) -> _Field:
         kind, wire, shift = SHIFTED[oid]
         integers = np.asarray(column.cast(pa.int32() if kind is np.int32 else pa.int64()).fill_null(0))
         return _fixed(_shifted(integers, kind, shift).astype(wire), valid)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type):
-        if oid not in VALUE_ENCODERS:
-            return _variable(column, valid)
-    return _by_value(column, oid, valid)
+    if oid in VALUE_ENCODERS or oid in ELEMENTS:
+        return _by_value(column, oid, valid)
+    return _variable(column, valid)
 
 
 def _shifted(integers: NDArray[Any], kind: Any, shift: int) -> NDArray[Any]:
@@ -181,7 +180,7 @@ def _jsonb(value: str) -> bytes:
 
 
 def _uuid(value: str) -> bytes:
-    return Uuid(value).bytes
+    return uuid.UUID(value).bytes
 
 
 def _numeric(value: Any) -> bytes:

@@ -57,7 +57,7 @@ def grant_roles(connection: psycopg.Connection[Any], schemas: Schemas) -> list[s
     return refused
 
 
-def database_rights(connection: psycopg.Connection[Any], schemas: Schemas) -> Iterator[sql.Composable]:
+def database_rights(connection: psycopg.Connection[Any], schemas: Schemas) -> Iterator[sql.Composed]:
     """Yield the rights that belong to one database and are not copied with a template."""
     database = sql.Identifier(connection.info.dbname)
     yield sql.SQL("REVOKE TEMPORARY, CREATE ON DATABASE {} FROM PUBLIC").format(database)
@@ -82,7 +82,7 @@ def tasks_columns(table: Table) -> list[str]:
     return [column.name for column in table.columns if not column.info.get("free_text")]
 
 
-def _roles(connection: psycopg.Connection[Any]) -> Iterator[sql.Composable]:
+def _roles(connection: psycopg.Connection[Any]) -> Iterator[sql.Composed]:
     attributes = {
         ETL: "NOLOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
         READER: "NOLOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS",
@@ -98,7 +98,7 @@ def _roles(connection: psycopg.Connection[Any]) -> Iterator[sql.Composable]:
             )
 
 
-def _writer_rights(schemas: Schemas) -> Iterator[sql.Composable]:
+def _writer_rights(schemas: Schemas) -> Iterator[sql.Composed]:
     for name in (schemas.cdm, schemas.ledger, schemas.results):
         schema, role = sql.Identifier(name), sql.Identifier(ETL)
         yield sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(schema, role)
@@ -108,7 +108,7 @@ def _writer_rights(schemas: Schemas) -> Iterator[sql.Composable]:
         yield sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT ALL ON SEQUENCES TO {}").format(schema, role)
 
 
-def _reader_rights(schemas: Schemas) -> Iterator[sql.Composable]:
+def _reader_rights(schemas: Schemas) -> Iterator[sql.Composed]:
     schema, role = sql.Identifier(schemas.cdm), sql.Identifier(READER)
     yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role)
     yield sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}").format(schema, role)
@@ -116,7 +116,7 @@ def _reader_rights(schemas: Schemas) -> Iterator[sql.Composable]:
     yield sql.SQL("ALTER DEFAULT PRIVILEGES IN SCHEMA {} GRANT SELECT ON TABLES TO {}").format(schema, role)
 
 
-def _tasks_rights(schemas: Schemas) -> Iterator[sql.Composable]:
+def _tasks_rights(schemas: Schemas) -> Iterator[sql.Composed]:
     schema, role = sql.Identifier(schemas.cdm), sql.Identifier(TASKS)
     yield sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA {} FROM {}").format(schema, role)
     yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role)
@@ -131,10 +131,10 @@ def _tasks_rights(schemas: Schemas) -> Iterator[sql.Composable]:
         else:
             readable = sql.SQL(", ").join(map(sql.Identifier, columns))
             yield sql.SQL("GRANT SELECT ({}) ON {} TO {}").format(readable, name, role)
-    yield sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    yield sql.SQL("REVOKE CREATE ON SCHEMA {} FROM PUBLIC").format(sql.Identifier("public"))
 
 
-def _revoked_functions(connection: psycopg.Connection[Any]) -> Iterator[sql.Composable]:
+def _revoked_functions(connection: psycopg.Connection[Any]) -> Iterator[sql.Composed]:
     found = connection.execute(
         "SELECT oid::regprocedure::text FROM pg_proc WHERE proname ~ %s ORDER BY 1", (REVOKED_FUNCTIONS,)
     ).fetchall()
@@ -143,7 +143,7 @@ def _revoked_functions(connection: psycopg.Connection[Any]) -> Iterator[sql.Comp
     yield sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(functions, sql.Identifier(ETL))
 
 
-def _try(connection: psycopg.Connection[Any], statement: sql.Composable) -> bool:
+def _try(connection: psycopg.Connection[Any], statement: sql.Composed) -> bool:
     try:
         with connection.transaction():
             connection.execute(statement)

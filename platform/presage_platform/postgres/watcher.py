@@ -65,7 +65,6 @@ def _start(orders: Orders) -> subprocess.Popen[bytes] | None:
     if orders.command is None:
         _answer("ready")
         return None
-    as_account = {} if orders.uid is None else {"user": orders.uid, "group": orders.gid, "extra_groups": []}
     log = os.open(Path(orders.home) / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     child = subprocess.Popen(
         orders.command,
@@ -75,7 +74,9 @@ def _start(orders: Orders) -> subprocess.Popen[bytes] | None:
         cwd="/",
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
         start_new_session=True,
-        **as_account,  # type: ignore[arg-type]
+        user=orders.uid,
+        group=orders.gid,
+        extra_groups=None if orders.uid is None else [],
     )
     os.close(log)
     end = time.monotonic() + START_PATIENCE_S
