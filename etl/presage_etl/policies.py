@@ -1,4 +1,4 @@
-"""The named choices of `platform etl`: read from policies.toml, overridden by the site, validated, hashed (E27, E28)."""
+"""The named choices of `platform etl`: policies.toml, overridden by the site, validated, hashed (E27, E28)."""
 
 from __future__ import annotations
 

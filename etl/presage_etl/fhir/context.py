@@ -92,14 +92,14 @@ class Context:
         self._compared: set[frozenset[int]] = set()
 
     def prefetch(self, codings: CodingSet) -> None:
-        """Resolve what is not yet known of a block's codings: one query, and one more for ideas with several codings."""
+        """Resolve what is not yet known of a block's codings: one query, one more for ideas with several codings."""
         if len(self._resolutions) + len(self._choices) > self._max_entries:
             self._forget()
         wanted = {
             pair
             for system, code in codings.pairs
             for setting in ("general", "procedure")
-            for pair in self._lookup(system, code, setting).pairs  # type: ignore[arg-type]
+            for pair in self._lookup(system, code, setting).pairs
             if pair not in self._resolutions
         }
         if wanted:
@@ -125,7 +125,7 @@ class Context:
         """Return the first standard concept of a code that stands alone (unit, body site), 0 when there is none."""
         if not code:
             return 0
-        return self.choose(CodeableConcept([Coding(system, code)]), setting, element, notes).concept_id
+        return self.choose(CodeableConcept((Coding(system, code),)), setting, element, notes).concept_id
 
     def _choice(self, concept: CodeableConcept | None, setting: Setting) -> Choice:
         if concept is None:
@@ -143,7 +143,7 @@ class Context:
             return Choice((Pick(0, "", 0, concept.text),), "text-only")
         return known
 
-    def _decide(self, codings: list[Coding], setting: Setting) -> Choice:
+    def _decide(self, codings: tuple[Coding, ...], setting: Setting) -> Choice:
         candidates = [
             self._candidate(index, coding, setting)
             for index, coding in enumerate(codings)
@@ -218,7 +218,7 @@ class Context:
 
     def _forget(self) -> None:
         for known in (self._resolutions, self._lookups, self._choices, self._ancestry, self._compared):
-            known.clear()  # type: ignore[attr-defined]
+            known.clear()
 
 
 _NO_CODE = Choice((Pick(0, "", 0, None),), "no-code")

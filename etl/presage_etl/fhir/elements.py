@@ -20,7 +20,7 @@ class Coding(Element):
 
 
 class CodeableConcept(Element):
-    coding: list[Coding] = []
+    coding: tuple[Coding, ...] = ()
     text: str | None = None
 
 
@@ -64,13 +64,13 @@ class Repeat(Element):
 
 
 class Timing(Element):
-    event: list[str] = []
+    event: tuple[str, ...] = ()
     repeat: Repeat | None = None
 
 
 class Address(Element):
     use: str | None = None
-    line: list[str] = []
+    line: tuple[str, ...] = ()
     city: str | None = None
     district: str | None = None
     state: str | None = None
@@ -89,7 +89,7 @@ class Extension(Element):
     value_code: str | None = None
     value_date_time: str | None = None
     value_string: str | None = None
-    extension: list[Extension] = []
+    extension: tuple[Extension, ...] = ()
 
 
 class Resource(Element):
@@ -97,7 +97,7 @@ class Resource(Element):
 
     id: str | None = None
     meta: Meta | None = None
-    contained: list[msgspec.Raw] = []
+    contained: tuple[msgspec.Raw, ...] = ()
 
 
 class _ContainedHead(Element):

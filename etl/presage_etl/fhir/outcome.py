@@ -66,7 +66,7 @@ class Identifier:
 
 @dataclass(slots=True)
 class Note:
-    """One thing worth counting: `loss`, `unmapped`, `unresolved`, `fallback`, `target-dropped`, `end-before-start`, …"""
+    """One thing worth counting; kinds: loss, unmapped, unresolved, target-dropped, end-before-start, text-cut, …"""
 
     kind: str
     element: str
@@ -105,7 +105,7 @@ Outcome = Loaded | Excluded | Dead
 
 
 class RefusedError(Exception):
-    """Raised inside a mapping when a part of it settles the whole resource; `mapping` returns the outcome it carries."""
+    """Raised where a part of a mapping settles the whole resource; `mapping` returns the outcome it carries."""
 
     def __init__(self, outcome: Excluded | Dead) -> None:
         super().__init__(outcome.reason)

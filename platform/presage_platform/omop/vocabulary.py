@@ -99,7 +99,7 @@ def existing(connection: psycopg.Connection[Any], concept_ids: Iterable[int]) ->
 
 
 def named(connection: psycopg.Connection[Any], names: Sequence[Pair]) -> dict[Pair, int]:
-    """Return concept ids by (vocabulary_id, concept name or code); letter case of names is ignored, absent ones left out.
+    """Return concept ids by (vocabulary_id, concept name or code), absent ones left out; names in any letter case.
 
     A valid standard concept goes before others, then the lowest id.
     """
