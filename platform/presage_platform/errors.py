@@ -4,6 +4,7 @@
     ├── UsageError              2  USAGE           command line
     │   └── SettingsError       2  USAGE           platform.toml, environment
     ├── InputError              3  INPUT           nothing usable, missing or unreadable
+    │   └── StaleSeriesError    3  INPUT           image files changed between scan and conversion
     ├── DatabaseError           4  DATABASE        unreachable, refused, wrong version
     ├── VocabularyError         5  VOCABULARY      absent, incomplete, changed during a run
     ├── QualityError            6  QUALITY         checks or thresholds failed; good rows stay
@@ -77,6 +78,10 @@ class InputError(PresageError):
     """An input is missing, unreadable, or holds nothing usable."""
 
     exit_code = ExitCode.INPUT
+
+
+class StaleSeriesError(InputError):
+    """Image files are gone or changed between scan and conversion."""
 
 
 class DatabaseError(PresageError):

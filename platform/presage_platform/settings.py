@@ -74,6 +74,10 @@ class SeriesSettings(Section):
     min_slices: int = Field(default=4, ge=2)
     max_step_mm: float = Field(default=10.0, gt=0)
     min_extent_mm: float = Field(default=0.0, ge=0)
+    missing: Literal["reject", "interpolate"] = "reject"
+    lossy: Literal["flag", "reject"] = "flag"
+    allow_derived: tuple[str, ...] = ()
+    allow_pixel_risk: str = ""  # the reason why images with text in their pixels are accepted
 
 
 class ChoiceSettings(Section):
