@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,9 +115,9 @@ def _ensure_running(placement: Placement) -> None:
 
 def _initialise(placement: Placement) -> None:
     """Make the data folder aside and rename it: an interrupted initdb leaves nothing that looks whole."""
-    partial = placement.home / "data.new"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=0o700)
+    for left_over in placement.home.glob("data.new-*"):
+        shutil.rmtree(left_over, ignore_errors=True)  # an initdb whose command was killed may still be writing there
+    partial = Path(tempfile.mkdtemp(prefix="data.new-", dir=placement.home))
     placement.give(partial)
     locale = ["--locale-provider=builtin", "--locale=C.UTF-8"] if placement.binaries.major >= 17 else ["--locale=C"]
     command = [placement.binaries.program("initdb"), "-D", str(partial), "-U", SUPERUSER, "--auth=trust", "-E", "UTF8"]
@@ -132,7 +133,7 @@ def _initialise(placement: Placement) -> None:
     )
     if run.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else f"code {run.returncode}"
+        reason = next((line for line in run.stderr.splitlines() if "error:" in line), f"initdb: code {run.returncode}")
         kind = DiskFullError if "No space left" in run.stderr else DatabaseError
         raise kind(f"the data folder of the embedded server could not be made ({reason}): set database.url to a server")
     with (partial / "postgresql.conf").open("a") as file:

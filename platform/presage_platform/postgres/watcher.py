@@ -50,10 +50,12 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     watching = os.open(Path(orders.home) / "watcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    # To start a server, wait for the watcher of the one before, which ends at its next look; to adopt one, do not.
+    patience = 0 if orders.command else fcntl.LOCK_NB
     try:
-        fcntl.flock(watching, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(watching, fcntl.LOCK_EX | patience)
     except BlockingIOError:
-        _answer("ready")  # another watcher is already here
+        _answer("ready")  # the server has a watcher
         return
     child = _start(orders)
     if orders.command is not None and child is None:
