@@ -1,0 +1,5 @@
+-- linking/sql/drop_origins.sql: the origins of removed rows.
+-- why:     an origin without its row would say that the row exists
+-- params:  table_no smallint, ids bigint[]
+-- returns: nothing
+DELETE FROM origin WHERE table_no = %(table_no)s AND row_id = ANY (%(ids)s)
