@@ -24,7 +24,7 @@ OWN = "presage"
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A decoder as pydicom names it, and the package that must be there for it."""
+    """A decoder, named as pydicom does where it is called through it, and the package that must be there for it."""
 
     name: str
     module: str
@@ -44,8 +44,8 @@ class Plugin:
 _OWN = Plugin(OWN, "presage_etl", "presage")
 _PYDICOM = Plugin("pydicom", "pydicom", "pydicom")
 _GDCM = Plugin("gdcm", "gdcm", "python-gdcm")
-_OPENJPEG = Plugin("pylibjpeg", "openjpeg", "pylibjpeg-openjpeg")
-_RLE = Plugin("pylibjpeg", "rle", "pylibjpeg-rle")
+_OPENJPEG = Plugin("openjpeg", "openjpeg", "pylibjpeg-openjpeg")
+_RLE = Plugin("rle", "rle", "pylibjpeg-rle")
 _JPEG_LS = Plugin("pyjpegls", "jpeg_ls", "pyjpegls")
 
 DECODERS: dict[str, tuple[Plugin, ...]] = {
@@ -98,26 +98,50 @@ def decode_encapsulated(payload: bytes, ref: SliceRef, plugin: Plugin) -> NDArra
     Exception
         Whatever the decoder raises for a broken codestream.
     """
-    from pydicom.pixels import get_decoder
-
     with warnings.catch_warnings():
         # a codestream that disagrees with the header is settled by the header (case 14)
         warnings.simplefilter("ignore")
-        frame, _ = get_decoder(ref.transfer_syntax_uid).as_array(
-            payload,
-            index=ref.frame,
-            raw=True,
-            decoding_plugin=plugin.name,
-            rows=ref.rows,
-            columns=ref.columns,
-            number_of_frames=1,
-            samples_per_pixel=1,
-            photometric_interpretation=ref.photometric,
-            bits_allocated=ref.bits_allocated,
-            bits_stored=ref.bits_stored,
-            pixel_representation=ref.pixel_representation,
-            pixel_keyword="PixelData",
-        )
+        if plugin in (_OPENJPEG, _RLE):
+            from pydicom.encaps import get_frame
+
+            frame = get_frame(payload, ref.frame, number_of_frames=1)
+            return _decode_openjpeg(frame) if plugin is _OPENJPEG else _decode_rle(frame, ref)
+        return _decode_by_pydicom(payload, ref, plugin)
+
+
+def _decode_openjpeg(frame: bytes) -> NDArray[Any]:
+    import openjpeg
+
+    return np.asarray(openjpeg.decode(frame))
+
+
+def _decode_rle(frame: bytes, ref: SliceRef) -> NDArray[Any]:
+    from rle.utils import decode_pixel_data
+
+    values = decode_pixel_data(
+        frame, version=2, rows=ref.rows, columns=ref.columns, bits_allocated=ref.bits_allocated, byteorder="<"
+    )
+    return np.frombuffer(values, np.uint16 if ref.bits_allocated == 16 else np.uint8).reshape(ref.rows, ref.columns)
+
+
+def _decode_by_pydicom(payload: bytes, ref: SliceRef, plugin: Plugin) -> NDArray[Any]:
+    from pydicom.pixels import get_decoder
+
+    frame, _ = get_decoder(ref.transfer_syntax_uid).as_array(
+        payload,
+        index=ref.frame,
+        raw=True,
+        decoding_plugin=plugin.name,
+        rows=ref.rows,
+        columns=ref.columns,
+        number_of_frames=1,
+        samples_per_pixel=1,
+        photometric_interpretation=ref.photometric,
+        bits_allocated=ref.bits_allocated,
+        bits_stored=ref.bits_stored,
+        pixel_representation=ref.pixel_representation,
+        pixel_keyword="PixelData",
+    )
     return frame
 
 

@@ -51,20 +51,16 @@ class SliceCounts:
 
 def stored_values(raw: NDArray[Any], ref: SliceRef, counts: SliceCounts) -> Stored:
     """Return the stored values of a frame: high bits masked away, sign extended as the header says."""
-    container = raw if raw.dtype in (np.uint16, np.int16) else raw.astype(np.uint16)
-    bits = container.view(np.uint16)
-    if ref.bits_stored < 16:
-        mask = np.uint16((1 << ref.bits_stored) - 1)
-        # a signed container repeats the sign in its high bits: those are clean too
-        clean = bits <= mask if ref.pixel_representation == 0 else None
-        if clean is None or not clean.all():
-            if clean is not None:
-                counts.dirty_high_bits += int(clean.size - np.count_nonzero(clean))
-            bits = bits & mask
-    if ref.pixel_representation == 0:
+    bits = (raw if raw.dtype in (np.uint16, np.int16) else raw.astype(np.uint16)).view(np.uint16)
+    if ref.pixel_representation == 1:
+        # a signed container repeats the sign above the stored bits, or holds anything: the shifts settle it
+        shift = 16 - ref.bits_stored
+        return bits.view(np.int16) if not shift else (bits << np.uint16(shift)).view(np.int16) >> np.int16(shift)
+    highest = (1 << ref.bits_stored) - 1
+    if int(bits.max()) <= highest:
         return bits
-    shift = 16 - ref.bits_stored
-    return (bits << np.uint16(shift)).view(np.int16) >> np.int16(shift)
+    counts.dirty_high_bits += int(np.count_nonzero(bits > highest))
+    return bits & np.uint16(highest)
 
 
 def padding_mask(stored: Stored, ref: SliceRef) -> NDArray[np.bool_] | None:
