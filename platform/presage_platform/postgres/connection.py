@@ -33,7 +33,6 @@ log = get_logger(__name__)
 
 SCHEMA_GROUP = "presage.schema"
 TASKS_ROLE = "presage_tasks"
-TASKS_ROLE_OF_SERVER = TASKS_ROLE  # the embedded server trusts its own socket
 CONNECT_TIMEOUT_S = 30
 
 
@@ -91,7 +90,11 @@ class Database:
         """Return a new connection whose search path is the CDM, then the ledger; times are UTC."""
         with translate_errors():
             connection = psycopg.connect(self.conninfo, autocommit=autocommit)
-            _prepare(connection, [self.schemas.cdm, self.schemas.ledger, "public"])
+            try:
+                _prepare(connection, [self.schemas.cdm, self.schemas.ledger, "public"])
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
     def connect_tasks(self) -> psycopg.Connection[Any]:
@@ -100,7 +103,8 @@ class Database:
         Raises
         ------
         SettingsError
-            When the server is not the embedded one and `database.tasks_url` is unset.
+            When the server is not the embedded one and `database.tasks_url` is unset, or its login may do more than
+            read the CDM.
         """
         if self.tasks_conninfo is None:
             raise SettingsError(
@@ -109,13 +113,12 @@ class Database:
             )
         with translate_errors():
             connection = psycopg.connect(self.tasks_conninfo)
-            user = connection.execute("SELECT session_user, rolsuper FROM pg_roles WHERE rolname = session_user")
-            name, is_superuser = user.fetchone() or ("", True)
-            connection.rollback()
-            if is_superuser:
+            try:
+                _refuse_without_wall(connection, self.schemas)
+                connection.rollback()
+            except BaseException:
                 connection.close()
-                raise SettingsError("database.tasks_url logs in as a superuser: expected the role presage_tasks")
-            log.debug("tasks connection", extra={"fields": {"role_is_tasks": name == TASKS_ROLE}})
+                raise
             return connection
 
     def engine(self, *, pool_size: int = 5) -> Engine:
@@ -188,7 +191,7 @@ def embedded_server(settings: Settings) -> Iterator[tuple[str, str | None]]:
     workspace: Path = settings.workspace
     with use_server(workspace, data_home=declared.data_home) as server:
         _remember_home(settings, server.placement.home)
-        yield server.conninfo(), server.conninfo(user=TASKS_ROLE_OF_SERVER)
+        yield server.conninfo(), server.conninfo(user=TASKS_ROLE)
 
 
 def schema_owner() -> SchemaOwner:
@@ -213,6 +216,25 @@ def _prepare(connection: psycopg.Connection[Any], search_path: list[str]) -> Non
         connection.commit()
 
 
+def _refuse_without_wall(connection: psycopg.Connection[Any], schemas: Schemas) -> None:
+    """Ask the server, not the name of the login, what SQL tasks could do."""
+    may = connection.execute(
+        "SELECT rolsuper, has_database_privilege(current_database(), 'TEMPORARY, CREATE'),"
+        " has_schema_privilege(%(ledger)s, 'USAGE'), has_schema_privilege(%(cdm)s, 'CREATE'),"
+        " EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = %(cdm)s"
+        " AND c.relkind IN ('r', 'p') AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))"
+        " FROM pg_roles WHERE rolname = session_user",
+        {"cdm": schemas.cdm, "ledger": schemas.ledger},
+    ).fetchone()
+    rights = ("be superuser", "make temporary tables", "use the ledger", "create tables", "write to the CDM")
+    breaches = [right for right, is_given in zip(rights, may or [True] * len(rights), strict=True) if is_given]
+    if breaches:
+        raise SettingsError(
+            f"the login for SQL tasks may {', '.join(breaches)}: expected the role {TASKS_ROLE} as the migration makes "
+            "it; run the SQL that `platform doctor` prints, or correct database.tasks_url"
+        )
+
+
 def _schemas(declared: DatabaseSettings) -> Schemas:
     return Schemas(cdm=declared.cdm, ledger=declared.ledger, results=declared.results)
 
@@ -230,7 +252,7 @@ def _socket_login(conninfo: str) -> str | None:
     host = str(parts.get("host") or "")
     if not host.startswith("/") or not (Path(host).parent / "users.lock").exists():
         return None
-    return make_conninfo(conninfo, user=TASKS_ROLE_OF_SERVER)
+    return make_conninfo(conninfo, user=TASKS_ROLE)
 
 
 def _refuse_old_server(database: Database) -> None:

@@ -17,6 +17,7 @@ from presage_platform.omop.tables import TABLES
 from presage_platform.postgres.connection import Schemas
 
 ETL, READER, TASKS = "presage_etl", "presage_reader", "presage_tasks"
+NOT_GRANTED = frozenset({"01006", "01007"})  # privilege_not_revoked, privilege_not_granted
 HIDDEN_TABLES = frozenset({"note", "note_nlp"})
 
 ROLE_SETTINGS: dict[str, dict[str, str]] = {
@@ -144,6 +145,13 @@ def _revoked_functions(connection: psycopg.Connection[Any]) -> Iterator[sql.Comp
 
 
 def _try(connection: psycopg.Connection[Any], statement: sql.Composed) -> bool:
+    """True when the statement took effect; a grant that lacks the right to grant is only a warning of the server."""
+    warnings: list[str | None] = []
+
+    def note(diagnosis: psycopg.errors.Diagnostic) -> None:
+        warnings.append(diagnosis.sqlstate)
+
+    connection.add_notice_handler(note)
     try:
         with connection.transaction():
             connection.execute(statement)
@@ -151,4 +159,6 @@ def _try(connection: psycopg.Connection[Any], statement: sql.Composed) -> bool:
         return False
     except psycopg.errors.DuplicateObject:  # another database of this server is being made at the same time
         return True
-    return True
+    finally:
+        connection.remove_notice_handler(note)
+    return not NOT_GRANTED.intersection(warnings)
