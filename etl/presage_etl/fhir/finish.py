@@ -1,67 +1,25 @@
-"""The last touch on rows: text fits its column, numbers are numbers, observed modifiers speak (E25, E37, E74)."""
+"""The last touch on rows: numbers are finite, observed modifiers speak in place of the event (E25, E74)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import cache
 
 from presage_etl.fhir.gates import Modifiers
-from presage_etl.fhir.outcome import Dead, Loaded, Note, Outcome, RefusedError, Row
+from presage_etl.fhir.outcome import Dead, Loaded, Outcome, Row
 from presage_etl.fhir.routing import SHAPES
-
-MAX_UNCUT = 2
-"""No text column of the CDM is narrower (location.state)."""
 
 
 def finish(outcome: Outcome, modifiers: Modifiers | None) -> Outcome:
-    """Cut text to its columns and refuse numbers that no column holds."""
+    """Refuse numbers that no column holds, and let observed modifiers replace the event; the stage cuts text."""
     if not isinstance(outcome, Loaded):
         return outcome
     if modifiers is not None and modifiers.observed:
         outcome.rows = _observed(outcome.rows, modifiers.observed)
-    try:
-        for row in outcome.rows:
-            _fit(row, outcome.notes)
-    except RefusedError as refused:
-        return refused.outcome
+    for row in outcome.rows:
+        for column, value in row.values.items():
+            if type(value) is float and not math.isfinite(value):
+                return Dead("bad-number", column)
     return outcome
-
-
-def _fit(row: Row, notes: list[Note]) -> None:
-    values = row.values
-    for column, value in values.items():
-        kind = type(value)
-        if kind is str:
-            if len(value) > MAX_UNCUT or "\0" in value:
-                values[column] = _cut(value, row.table, column, notes)
-        elif kind is float and not math.isfinite(value):
-            raise RefusedError(Dead("bad-number", column))
-
-
-def _cut(text: str, table: str, column: str, notes: list[Note]) -> str | None:
-    whole = text
-    if "\0" in text:
-        text = text.replace("\0", "")
-        notes.append(Note("nul-removed", f"{table}.{column}"))
-    width = text_widths().get((table, column))
-    if width is not None and len(text) > width:
-        notes.append(Note("text-cut", f"{table}.{column}", str(width), code=whole))
-        text = text[:width]
-    return text or None
-
-
-@cache
-def text_widths() -> Mapping[tuple[str, str], int]:
-    """Return the width of every bounded text column of the CDM."""
-    from presage_platform.omop.tables import cdm_metadata
-
-    return {
-        (table.name, column.name): width
-        for table in cdm_metadata.tables.values()
-        for column in table.columns
-        if (width := getattr(column.type, "length", None)) is not None
-    }
 
 
 def _observed(rows: list[Row], names: list[str]) -> list[Row]:

@@ -235,7 +235,7 @@ def _death(resource: Patient, context: Context) -> list[Row]:
         return [Row("death", "death", 48, values, refs, "death_date", "Patient.deceasedDateTime", when.imputed)]
     if not resource.deceased_boolean or context.policies["death_boolean"] != "observation":
         return []
-    values = {
+    observed: dict[str, Any] = {
         "observation_concept_id": context.concepts["dead"],
         "observation_type_concept_id": context.concepts["ehr"],
         "observation_date": _last_known(resource, context),
@@ -243,4 +243,4 @@ def _death(resource: Patient, context: Context) -> list[Row]:
         "observation_source_value": "deceasedBoolean",
         "observation_source_concept_id": 0,
     }
-    return [Row("observation", "deceased", 48, values, refs, "observation_date", "@last-event")]
+    return [Row("observation", "deceased", 48, observed, refs, "observation_date", "@last-event")]
