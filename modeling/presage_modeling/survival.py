@@ -37,8 +37,8 @@ def risk(log2_hazard_BTK: Tensor, horizon_s: int, edges_s: Tensor) -> Tensor:
 def cumulative_incidence(log2_hazard_BTK: Tensor, horizon_s: int, edges_s: Tensor, *, causes: list[int]) -> Tensor:
     r"""Return the incidence of each cause when any of `causes` ends follow-up, shape = (B, number of causes).
 
-    Closed form per bin: :math:`S(e_b)\,\frac{\lambda_k}{\lambda}\,(1 - e^{-\lambda x_b(t)})`, :math:`\lambda` the sum over
-    the causes. The incidences and the survival of all causes sum to 1.
+    Closed form per bin, with :math:`\lambda` the sum over the causes:
+    :math:`S(e_b)\,\frac{\lambda_k}{\lambda}\,(1 - e^{-\lambda x_b(t)})`. Incidences and survival sum to 1.
     """
     exposure_T = _exposure(horizon_s, edges_s)
     hazard_BTC = _hazard(log2_hazard_BTK[:, :, causes])

@@ -13,16 +13,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from presage_platform.settings import Section
 
 SECONDS_PER_YEAR = 31_557_600  # the Julian year
 FOREVER_S = 2**40  # the last edge: later than any int32 time, and its differences stay exact in float64
 LOG2_HAZARD_LOW, LOG2_HAZARD_HIGH = -40.0, 20.0
 LN_2 = math.log(2.0)
+
+
+class HeadRecipe(Section):
+    """`[head]`: what is put on the encoder for time-to-event pretraining."""
+
+    rank: int = Field(default=512, ge=1)
+    norm: Literal["layer", "none"] = "layer"
+    init: Literal["zero", "linear"] = "zero"
+    rate_init: bool = True
+    chunk_tasks: int | None = Field(default=None, ge=1)
+    task_weights: Literal["none", "inverse_sqrt_events"] = "none"
 
 
 @dataclass(frozen=True, slots=True)
