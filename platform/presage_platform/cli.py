@@ -14,6 +14,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
@@ -88,7 +89,7 @@ def with_shared_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**arguments: Any) -> None:
         quiet, verbose, debug = (arguments.pop(name) for name in _SHARED)
-        _prepare(quiet=quiet, verbosity=verbose)
+        _prepare(quiet=quiet, verbosity=verbose, workspace=arguments.get("workspace"))
         try:
             function(**arguments)
         except PresageError as error:
@@ -114,6 +115,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     usage_error = typer.BadParameter.__mro__[2]  # ClickException, which typer carries but does not export
     try:
         result = command.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        if result == ExitCode.INTERRUPTED:  # typer's own translation of Ctrl-C
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else ExitCode.OK
     except PresageError as error:
         return _say(str(error), error.exit_code)
@@ -129,12 +132,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _bug(error)
 
 
-def _prepare(*, quiet: bool, verbosity: int) -> None:
+def _prepare(*, quiet: bool, verbosity: int, workspace: Path | None) -> None:
     from presage_platform.logs import configure_logs, new_run_id
     from presage_platform.progress import silence
+    from presage_platform.settings import find_workspace
 
     silence(quiet)
-    configure_logs(verbosity=verbosity, quiet=quiet, run_id=new_run_id())
+    folder = find_workspace(workspace)
+    configure_logs(verbosity=verbosity, quiet=quiet, run_id=new_run_id(), workspace=folder)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

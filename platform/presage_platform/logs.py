@@ -28,36 +28,52 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
 
 
-def configure_logs(*, verbosity: int, quiet: bool, run_id: str) -> None:
-    """Send presage's records of this process to stderr; `write_to_workspace` adds the file."""
+def configure_logs(*, verbosity: int, quiet: bool, run_id: str, workspace: Path | None = None) -> None:
+    """Send presage's records of this process to stderr and to one file a day in `workspace/logs` (mode 0600).
+
+    The workspace may not exist yet: the file is opened by the first record that finds it there.
+    """
     root = logging.getLogger(ROOT)
-    root.handlers.clear()
+    for handler in list(root.handlers):
+        handler.close()
+        root.removeHandler(handler)
     root.propagate = False
     root.setLevel(logging.DEBUG)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
-    handler.setFormatter(_HumanFormatter())
-    root.addHandler(handler)
-    root.addFilter(_RunFilter(run_id))
-
-
-def write_to_workspace(logs_dir: Path) -> None:
-    """Append this process's records as JSON lines to one file a day in the workspace (mode 0600)."""
-    root = logging.getLogger(ROOT)
-    if any(isinstance(handler, logging.FileHandler) for handler in root.handlers):
-        return
-    logs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = logs_dir / f"{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_JsonFormatter())
-    root.addHandler(handler)
+    people = logging.StreamHandler(sys.stderr)
+    people.setLevel(logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
+    people.setFormatter(_HumanFormatter())
+    handlers: list[logging.Handler] = [people]
+    if workspace is not None:
+        handlers.append(_WorkspaceHandler(workspace))
+    for handler in handlers:
+        handler.addFilter(_RunFilter(run_id))
+        root.addHandler(handler)
 
 
 def where(error: BaseException) -> list[str]:
     """Return the frames of an exception as `module:line function`, without its message or any value."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f"{Path(frame.filename).stem}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+class _WorkspaceHandler(logging.Handler):
+    def __init__(self, workspace: Path) -> None:
+        super().__init__(level=logging.DEBUG)
+        self.workspace = workspace
+        self.setFormatter(_JsonFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if not self.workspace.is_dir():
+                return
+            folder = self.workspace / "logs"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            path = folder / f"{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+                file.write(self.format(record) + "\n")
+        except OSError:
+            self.handleError(record)
 
 
 class _RunFilter(logging.Filter):

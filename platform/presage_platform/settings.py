@@ -168,7 +168,9 @@ class TrainSettings(Section):
 
 
 class EvalSettings(Section):
-    """`[eval]`: defaults of `platform eval`."""
+    """`[eval]`: what reports say of the data."""
+
+    synthetic: bool = False
 
 
 class Settings(Section):

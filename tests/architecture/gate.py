@@ -62,7 +62,11 @@ def _statements(root: Path) -> list[str]:
             if not text.startswith("-- ") or "params:" not in header:
                 found.append(f"{relative}: expected a header `-- name: what it finds` and a line `-- params:`")
                 continue
-            declared = set(re.findall(r"--\s+(?:params:\s+)?([a-z_]+) (?:integer|bigint|text|date|smallint|boolean|timestamp)", header))
+            declared = set(
+                re.findall(
+                    r"--\s+(?:params:\s+)?([a-z_]+) (?:integer|bigint|text|date|smallint|boolean|timestamp)", header
+                )
+            )
             body = "\n".join(line.partition("--")[0] for line in text.splitlines())
             used = set(re.findall(r"(?<!:):([a-z_]+)", body)) | set(re.findall(r"%\(([a-z_]+)\)s", body))
             for name in sorted(used ^ declared):

@@ -105,7 +105,7 @@ def canary(cohort: TaskCohort, arm: str, risk: NDArray[np.float64]) -> list[Chec
     shuffled = np.random.default_rng(CANARY_SEED).permutation(risk)
     statistic = pairs.harrell(cohort.test, shuffled)
     estimate, error = statistic.estimate(), statistic.standard_error(cohort.test_person)
-    if estimate is None or not error:
+    if estimate is None or error is None:
         return []
     passed = abs(estimate - 0.5) <= CANARY_STANDARD_ERRORS * error
     return [
