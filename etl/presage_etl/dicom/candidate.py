@@ -74,5 +74,6 @@ class Candidate:
     rank: int | None = None  # 1 = represents the study; set by choice.rank
     rank_reason: str | None = None
     verdict_stage: str = "header"
-    stale: bool = False
+    stale: bool = False  # a file of it is gone or changed: not to be converted before another scan
+    volume_id: str | None = None
     missing_after: tuple[tuple[int, int], ...] = field(default=())  # (index of the slice before, slices missing)

@@ -54,9 +54,7 @@ class NativeVolume:
     decoder: str  # package and version, for the run ledger
 
 
-def read_native(
-    candidate: Candidate, roots: Mapping[int, Path], policy: SeriesSettings | None = None
-) -> NativeVolume:
+def read_native(candidate: Candidate, roots: Mapping[int, Path], policy: SeriesSettings | None = None) -> NativeVolume:
     """Decode a candidate that its headers accepted.
 
     Parameters
@@ -162,7 +160,9 @@ class _Reading:
             except _UnusableError:
                 continue
             expected = kept.get(copy.ref.sop_uid)
-            conflicts += expected is not None and hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest() != expected
+            conflicts += (
+                expected is not None and hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest() != expected
+            )
         if conflicts:
             self.finding.add(Verdict.UID_CONFLICT, Reason.UID_CONFLICT, f"{conflicts} SOP UIDs stand for two images")
 
@@ -171,7 +171,9 @@ class _Reading:
         candidate = self.candidate
         if not self.unusable:
             return Stack(candidate.slices, candidate.geometry, candidate.missing_after)
-        detail = f"{len(self.unusable)} of {len(candidate.slices)} slices: {', '.join(sorted(set(self.unusable.values())))}"
+        detail = (
+            f"{len(self.unusable)} of {len(candidate.slices)} slices: {', '.join(sorted(set(self.unusable.values())))}"
+        )
         if len(self.unusable) == len(candidate.slices):
             self.finding.add(Verdict.UNDECODABLE, Reason.UNDECODABLE, detail)
             return Stack([])
@@ -205,8 +207,14 @@ class _Reading:
             hu_p99=p99,
             invented=invented,
             verdict=verdict,
-            reasons=[*self.candidate.reasons, *(one for one in self.finding.reasons if one not in self.candidate.reasons)],
-            actions=[*self.candidate.actions, *(one for one in self.finding.actions if one not in self.candidate.actions)],
+            reasons=[
+                *self.candidate.reasons,
+                *(one for one in self.finding.reasons if one not in self.candidate.reasons),
+            ],
+            actions=[
+                *self.candidate.actions,
+                *(one for one in self.finding.actions if one not in self.candidate.actions),
+            ],
             decoder=self._decoder(),
         )
 

@@ -52,7 +52,9 @@ def sop_class_family(sop_class_uid: str | None) -> str:
         return "ct"
     if sop_class_uid in (ENHANCED_CT, LEGACY_CONVERTED_CT):
         return "enhanced_ct"
-    if (sop_class_uid or "").startswith(SECONDARY_CAPTURE) and (sop_class_uid or "")[len(SECONDARY_CAPTURE) :][:1] in ".":
+    if (sop_class_uid or "").startswith(SECONDARY_CAPTURE) and (sop_class_uid or "")[len(SECONDARY_CAPTURE) :][
+        :1
+    ] in ".":
         return "secondary_capture"
     return sop_class_uid or "none"
 
@@ -185,7 +187,11 @@ _SPLITS: tuple[tuple[str, Callable[[Row], Any], Callable[[Any, Any], bool]], ...
     ("pixel_spacing", lambda row: _numbers(row, "pixel_spacing", 2), _within(SPACING_TOLERANCE_MM)),
     ("kernel", lambda row: _texts(row, "kernel", None), _equal),
     ("slice_thickness", lambda row: _numbers(row, "slice_thickness", 1), _within(THICKNESS_TOLERANCE_MM)),
-    ("reconstruction_diameter", lambda row: _numbers(row, "reconstruction_diameter", 1), _within(DIAMETER_TOLERANCE_MM)),
+    (
+        "reconstruction_diameter",
+        lambda row: _numbers(row, "reconstruction_diameter", 1),
+        _within(DIAMETER_TOLERANCE_MM),
+    ),
     ("image_type", lambda row: _texts(row, "image_type", 3), _equal),
     ("temporal_position", lambda row: row["temporal_position"], _equal),
     ("stack_id", lambda row: row["stack_id"], _equal),

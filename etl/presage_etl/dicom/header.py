@@ -37,7 +37,8 @@ _CHUNK = 1024 * 1024
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _IMAGE_CLASS_PREFIX = "1.2.840.10008.5.1.4.1.1."
 _IMAGELESS_CLASS_PREFIXES = tuple(
-    _IMAGE_CLASS_PREFIX + suffix for suffix in ("88.", "104.", "66", "67", "9.", "11.", "481.3", "481.5", "481.8", "481.4")
+    _IMAGE_CLASS_PREFIX + suffix
+    for suffix in ("88.", "104.", "66", "67", "9.", "11.", "481.3", "481.5", "481.8", "481.4")
 )
 _ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 

@@ -131,9 +131,7 @@ def _add_in_place(values: Stored, ref: SliceRef, counts: SliceCounts, out: NDArr
     return True
 
 
-def _rescale(
-    values: Stored, ref: SliceRef, lut: Any | None, counts: SliceCounts, out: NDArray[np.int16]
-) -> None:
+def _rescale(values: Stored, ref: SliceRef, lut: Any | None, counts: SliceCounts, out: NDArray[np.int16]) -> None:
     if lut is not None:
         from pydicom.pixels import apply_modality_lut
 

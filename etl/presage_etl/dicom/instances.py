@@ -206,9 +206,7 @@ def _range_bounds(paths: list[Path], keep: list[NDArray[np.bool_]]) -> list[str]
     return bounds
 
 
-def _deal(
-    new: Path, paths: list[Path], keep: list[NDArray[np.bool_]], bounds: list[str], absences: _Absences
-) -> int:
+def _deal(new: Path, paths: list[Path], keep: list[NDArray[np.bool_]], bounds: list[str], absences: _Absences) -> int:
     """Deal all rows into one Arrow file a range; return how many were marked absent."""
     num_vanished = 0
     with contextlib.ExitStack() as stack:

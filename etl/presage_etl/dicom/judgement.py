@@ -109,7 +109,9 @@ def _judge_kind(rows: list[Row], policy: SeriesSettings, finding: Finding) -> No
         finding.add(Verdict.NOT_CT, Reason.NOT_CT, "modality is not CT")
     if is_localizer(rows):
         finding.add(Verdict.LOCALIZER, Reason.LOCALIZER, "image type says localizer")
-    _judge_derived(rows, policy, finding, not_ct_class=is_ct and family not in ("ct", "enhanced_ct", "secondary_capture"))
+    _judge_derived(
+        rows, policy, finding, not_ct_class=is_ct and family not in ("ct", "enhanced_ct", "secondary_capture")
+    )
     frames = max((row["number_of_frames"] or 1) for row in rows)
     if family == "enhanced_ct" or frames > 1:
         detail = f"multi-frame object of up to {frames} frames in {len(rows)} files"

@@ -9,9 +9,7 @@ from presage_etl.dicom.elements import ENHANCED_CT, EXPLICIT_LE, IMPLICIT_LE, LE
 from presage_platform.ledger.identity import keyed_hash
 from presage_platform.volumes.catalogue import INSTANCE_SCHEMA, ReadStatus
 
-_LOSSY_SYNTAXES = frozenset(
-    f"1.2.840.10008.1.2.4.{suffix}" for suffix in ("50", "51", "81", "91", "93", "203", "112")
-)
+_LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{suffix}" for suffix in ("50", "51", "81", "91", "93", "203", "112"))
 _ALWAYS_FIRST = {name: None for name in INSTANCE_SCHEMA.names}
 _INT16, _INT32, _INT64 = 1 << 15, 1 << 31, 1 << 63
 

@@ -29,7 +29,17 @@ MAX_LOCALIZER_IMAGES = 3
 DUPLICATE = "duplicate"
 SENSITIVE = frozenset({"rel_path", "series_description", "protocol_name"})
 _FILE_COLUMNS = frozenset(
-    {"root_id", "size", "mtime_ns", "header_hash", "absent_since", "pixel_offset", "pixel_length", "read_status", "frame"}
+    {
+        "root_id",
+        "size",
+        "mtime_ns",
+        "header_hash",
+        "absent_since",
+        "pixel_offset",
+        "pixel_length",
+        "read_status",
+        "frame",
+    }
 )
 _SAME_IMAGE = (
     "rows", "columns", "ipp", "iop", "pixel_spacing", "rescale_slope", "rescale_intercept", "bits_stored",
@@ -70,13 +80,19 @@ def candidates(
         series[study_uid, row["series_uid"] or derived_series_uid(row)].append(row)
     found: list[Candidate] = []
     for (study_uid, series_uid), rows in sorted(series.items()):
-        present = [row for row in rows if row["absent_since"] is None]
-        if present:
-            made = _Series(study_uid, series_uid, present, policy, shared, max_volume_gb).candidates()
-            for candidate in made:
-                candidate.stale = len(present) < len(rows)
-            found.extend(made)
+        present, is_stale = _present_rows(rows)
+        made = _Series(study_uid, series_uid, present, policy, shared, max_volume_gb).candidates()
+        for candidate in made:
+            candidate.stale = is_stale
+        found.extend(made)
     return found
+
+
+def _present_rows(rows: list[Row]) -> tuple[list[Row], bool]:
+    """Drop the old places of images that moved; a series of which an image is gone is stale, and stays as it was."""
+    present = {_sop(row) for row in rows if row["absent_since"] is None}
+    kept = [row for row in rows if row["absent_since"] is None or _sop(row) not in present]
+    return kept, any(row["absent_since"] is not None for row in kept)
 
 
 def find_shared_uids(instances: pa.Table) -> frozenset[str]:
