@@ -95,8 +95,9 @@ def _fixed(
         limits = np.iinfo(integer)
         found = found.astype(integer)
         infinite = (found == limits.max) | (found == limits.min)
-        with np.errstate(over="ignore"):
-            found = np.where(infinite, found, found + integer(shift))
+        if bool(((found > limits.max - shift) & ~infinite).any()):
+            raise IntegrityError("a time beyond the year 294246 does not fit Arrow's microseconds: correct the row")
+        found = np.where(infinite, found, np.where(infinite, 0, found) + integer(shift))
     values = np.zeros(len(valid), found.dtype.newbyteorder("="))
     values[valid] = found
     if oid == types.BOOL:

@@ -14,6 +14,7 @@ from presage_platform.omop.tables import TABLES
 from presage_platform.postgres.connection import Database, open_database
 from presage_platform.postgres.roles import HIDDEN_TABLES, TASKS, database_rights, grant_roles
 from presage_platform.settings import Settings
+from tests.lib.database import TestServer, database_of, fresh_database
 
 Connection = psycopg.Connection[Any]
 
@@ -24,10 +25,10 @@ def database(settings: Settings) -> Iterator[Database]:
         yield opened
 
 
-@pytest.fixture
-def tasks(database: Database) -> Iterator[Connection]:
+@pytest.fixture(scope="module")
+def tasks(server: TestServer) -> Iterator[Connection]:
     """A login of the tasks role, whose defaults that guard against writing are switched off on purpose."""
-    with database.connect_tasks() as connection:
+    with fresh_database(server) as url, database_of(url).connect_tasks() as connection:
         connection.autocommit = True
         connection.execute("SET default_transaction_read_only TO off")
         yield connection
@@ -167,7 +168,7 @@ def test_p32_login_that_could_write_is_refused_as_a_wall(database: Database) -> 
 
 
 def test_p32_without_a_tasks_login_there_is_no_wall(database: Database) -> None:
-    with pytest.raises(SettingsError, match="database.tasks_url is unset"):
+    with pytest.raises(SettingsError, match=r"database\.tasks_url is unset"):
         replace(database, tasks_conninfo=None).connect_tasks()
 
 
