@@ -42,6 +42,9 @@ class VolumeRecipe(BaseModel):
     scaling: Literal["window", "none"] = "none"
     crop: Literal["centre", "body", "none"] = "none"
     shape: tuple[int, int, int] | None = None
+    missing: Literal["reject", "interpolate"] = (
+        "reject"  # the policy `imaging.series.missing` that the store was made by
+    )
     pad_value: int = Field(default=AIR_HU, ge=-32768, le=32767)
     dtype: Literal["int16"] = "int16"
     code_version: Literal[1] = CODE_VERSION
@@ -81,6 +84,15 @@ class VolumeRecipe(BaseModel):
     def shape_zyx(self) -> tuple[int, int, int] | None:
         """Array shape of each volume when the recipe fixes one."""
         return None if self.shape is None else (self.shape[2], self.shape[1], self.shape[0])
+
+    def under_policy(self, *, missing: Literal["reject", "interpolate"]) -> VolumeRecipe:
+        """The recipe as a policy that invents voxels makes it: another hash, hence another store."""
+        if self.missing not in ("reject", missing):
+            raise VolumeRecipeError(
+                f"recipe {self.name} says missing = {self.missing!r}, imaging.series.missing is {missing!r}: "
+                "change one of them"
+            )
+        return self.model_copy(update={"missing": missing})
 
     def to_toml(self) -> str:
         """The recipe as the file that stands beside the shards; reading it back gives an equal recipe."""

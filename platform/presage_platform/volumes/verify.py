@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from presage_platform.errors import VolumeStoreError
+from presage_platform.errors import PresageError, VolumeStoreError
 from presage_platform.volumes.index import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -70,7 +70,7 @@ def verify_store(folder: Path, *, sample: int | None = None) -> StoreReport:
     try:
         manifest, index = read_manifest(folder), read_index(folder)
         recipe_hash = read_recipe(folder / RECIPE_NAME).recipe_hash
-    except (VolumeStoreError, OSError) as error:
+    except PresageError as error:
         report.faults.append(Fault(str(error), folder.name))
         return report
     report.faults += _small_files(folder, manifest, recipe_hash)
