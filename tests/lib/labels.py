@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ def small_store(
         [{"study_id": study.study_id, **study.covariates} for study in studies], schema=COVARIATES_SCHEMA
     )
     cuts = np.linspace(0, len(studies), num_shards + 1).astype(int)
-    shards = [shard_of(studies[a:b], num_tasks) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    shards = [shard_of(studies[a:b], num_tasks) for a, b in itertools.pairwise(cuts)]
     tasks = pa.table(
         {
             "task": [f"concept:{1000 + k}" for k in range(num_tasks)],
@@ -122,6 +123,6 @@ def _bins(studies: Sequence[Study], num_tasks: int, edges_days: Sequence[float])
     ends = np.array([s.end_s for s in train], dtype=np.int64)
     entries = np.array([s.entry_s for s in train], dtype=np.int64)
     events, exposure = base_rates(task, time, ends, entries, row, num_tasks)
-    persons = sorted({s.person_id if s.person_id is not None else s.study_id for s in train})
+    persons = sorted({s.person_id if s.person_id is not None else s.study_id for s in studies if s.split == "train"})
     fitted_on = persons_hash(np.array(persons, dtype=np.int64))
     return fit_bins(explicit_edges(edges_days), np.maximum(events, 1), np.maximum(exposure, 1), fitted_on=fitted_on)

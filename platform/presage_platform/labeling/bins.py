@@ -103,7 +103,8 @@ def _checked_edges(edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def bin_of(edges_s: NDArray[np.float64], time_s: NDArray[Any]) -> NDArray[np.int64]:
     """Return the bin of each time; a time equal to an edge belongs to the upper bin."""
-    return np.searchsorted(edges_s[1:-1], time_s, side="right")
+    number: NDArray[np.int64] = np.asarray(np.digitize(time_s, edges_s[1:-1]), dtype=np.int64)
+    return number
 
 
 def clipped_exposure(
@@ -114,7 +115,8 @@ def clipped_exposure(
     upper = np.where(np.isfinite(edges_s[1:]), edges_s[1:], np.iinfo(np.int32).max).astype(np.int64)
     start = np.maximum(lower, np.asarray(entry_s, dtype=np.int64)[:, None])
     stop = np.minimum(upper, np.asarray(until_s, dtype=np.int64)[:, None])
-    return np.maximum(stop - start, 0)
+    exposure: NDArray[np.int64] = np.maximum(stop - start, 0)
+    return exposure
 
 
 def base_rates(

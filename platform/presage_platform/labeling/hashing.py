@@ -31,7 +31,8 @@ def hash_arrays(*arrays: NDArray[Any]) -> str:
     for array in arrays:
         ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(f"{ordered.dtype.str}{ordered.shape}".encode())
-        digest.update(ordered.tobytes() if ordered.ndim != 1 else memoryview(ordered).cast("B"))
+        content: Any = ordered.reshape(-1).view(np.uint8)
+        digest.update(content)
     return digest.hexdigest()
 
 

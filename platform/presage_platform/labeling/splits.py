@@ -46,7 +46,7 @@ def split_persons(
     person_id
         Distinct persons, any order.
     method
-        ``"hash"`` of the person, ``"site"``: hash of the site, ``"date"``: earliest first study to train, latest to test.
+        ``"hash"`` of the person, ``"site"``: hash of the site, ``"date"``: by first study, earliest to train.
     group
         For ``"site"`` and ``"date"``: the site or first date of each person, in the order of `person_id`.
     """
@@ -100,8 +100,8 @@ def keep_split(folder: Path, split: Split, *, new_split: bool = False) -> Path:
     same = [other["split_id"] for other in others if other["persons_sha256"] == split.document["persons_sha256"]]
     if same and not new_split:
         raise UsageError(
-            f"usage: these persons are split already ({', '.join(same)}) with another seed, method or fractions: restore "
-            "those settings, or ask for another split with --new-split"
+            f"usage: these persons are split already ({', '.join(same)}) with another seed, method or fractions: "
+            "restore those settings, or ask for another split with --new-split"
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
@@ -132,8 +132,8 @@ def prove_no_overlap(
     if broken:
         listed = ", ".join(f"{count} {name}" for name, count in broken.items())
         raise IntegrityError(
-            f"integrity: split overlap: {listed} lie in more than one of train, valid and test, expected none: link the "
-            "copies of a study to one person (`platform link`), or leave one copy out"
+            f"integrity: split overlap: {listed} lie in more than one of train, valid and test, expected none: link "
+            "the copies of a study to one person (`platform link`), or leave one copy out"
         )
     return counts
 

@@ -208,8 +208,8 @@ class LabelStore:
         else:
             known = ", ".join(self.outcomes) or "none"
             raise LabelStoreError(
-                f"label store {self.label_hash} has no task `{name}`: expected one of the {self.num_tasks} tasks of its "
-                f"set (concept:<id>) or an outcome ({known})"
+                f"label store {self.label_hash} has no task `{name}`: expected one of the {self.num_tasks} tasks of "
+                f"its set (concept:<id>) or an outcome ({known})"
             )
         return view if horizon_days is None else _clip(view, horizon_days)
 

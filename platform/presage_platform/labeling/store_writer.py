@@ -81,6 +81,7 @@ def write_label_store(
     inputs: Mapping[str, Any],
     attrition: Mapping[str, Any] | None = None,
     manifest: Mapping[str, Any] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> str:
     """Write `labels_dir/<label_hash>` and return the hash; a store of that hash is left as it is.
 
@@ -93,8 +94,8 @@ def write_label_store(
     inputs
         What the labels were made from: `snapshot_id`, `task_set_hash`, `ontology_hash`, `semantics`; with the hash of
         studies and covariates they make the label hash.
-    attrition, manifest
-        Written beside; not part of the hash.
+    attrition, manifest, extra_files
+        Written beside; not part of the hash. `extra_files` maps names to content.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def write_label_store(
     partial = labels_dir / f"{label_hash}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        files = _write_files(partial, studies, tasks, bins, shards, covariates, attrition or {})
+        files = _write_files(partial, studies, tasks, bins, shards, covariates, attrition or {}, extra_files or {})
         document = {
             "layout": LAYOUT_VERSION,
             "label_hash": label_hash,
@@ -249,6 +250,7 @@ def _write_files(
     shards: Sequence[ShardLabels],
     covariates: pa.Table,
     attrition: Mapping[str, Any],
+    extra_files: Mapping[str, bytes],
 ) -> dict[str, str]:
     import pyarrow.parquet as pq
 
@@ -260,6 +262,8 @@ def _write_files(
     write_json(folder / "bins.json", bins.to_json())
     write_json(folder / "attrition.json", attrition)
     write_json(folder / "outcomes.json", {})
+    for name, content in extra_files.items():
+        (folder / name).write_bytes(content)
     for number, (shard, (first, last)) in enumerate(zip(shards, _row_ranges(shards), strict=True)):
         inside = folder / shard_name(number)
         inside.mkdir()

@@ -1,0 +1,189 @@
+"""The use cases of `platform label`: label, plan, verify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from presage_platform.errors import IntegrityError, TaskError, UsageError
+from presage_platform.labeling.hashing import hash_file
+from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
+from presage_platform.labeling.outcomes import add_outcomes
+from presage_platform.labeling.pipeline import LabelReport, make_labels
+from presage_platform.labeling.timeline import Snapshot, choose_n_shards
+from presage_platform.postgres.connection import open_database
+
+if TYPE_CHECKING:
+    from presage_platform.postgres.connection import Database
+    from presage_platform.settings import Settings
+
+ROWS_PER_SECOND, EVENTS_PER_SECOND, BYTES_PER_EVENT = 2_000_000, 15_000_000, 13
+TASK_ENGINE = "presage_platform.labeling.tasks.execute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for."""
+
+    index: Path | None = None
+    snapshot: str | None = None
+    vocabulary: Path | None = None
+    guard: Path | None = None
+    tasks: Path | None = None
+    allow_fewer: bool = False
+    new_split: bool = False
+
+    @property
+    def without_database(self) -> bool:
+        """Whether files alone are read."""
+        return self.snapshot is not None or self.vocabulary is not None
+
+
+@dataclass
+class Message:
+    """A short report: numbers, and lines for people."""
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers."""
+        return self.numbers
+
+    def text(self) -> str:
+        """Return the lines."""
+        return "\n".join(self.lines)
+
+
+def label(settings: Settings, request: Request) -> LabelReport:
+    """Run index → snapshot → task set → kernel → outcome tasks."""
+    task_files = _task_files(settings, request)
+    if request.without_database:
+        if request.index is None or request.snapshot is None or request.vocabulary is None:
+            raise UsageError("usage: without a database all of --index, --snapshot and --vocabulary are needed")
+        if task_files:
+            raise TaskError(
+                f"task {task_files[0].stem}: SQL tasks need the database: leave --snapshot out, or the tasks"
+            )
+        inputs = read_from_files(
+            settings,
+            index_file=request.index,
+            snapshot_id=request.snapshot,
+            vocabulary=request.vocabulary,
+            guard=request.guard,
+        )
+        return _make(settings, inputs, request)[0]
+    with open_database(settings, command="label") as database:
+        inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
+        report, store = _make(settings, inputs, request)
+        if task_files:
+            _run_tasks(task_files, store, settings, database, report)
+        return report
+
+
+def plan(settings: Settings, request: Request) -> Message:
+    """Say what a run would read and make, how large it is and how long it takes; write nothing."""
+    if request.without_database:
+        events = int(Snapshot.open(settings.timeline_dir / str(request.snapshot)).manifest["num_events"])
+        linked = pq.read_metadata(request.index).num_rows if request.index is not None else 0
+        rows = 0
+    else:
+        from presage_platform.labeling.extraction import count_rows
+        from presage_platform.labeling.statements import statement
+
+        with open_database(settings, command="label") as database, database.connect() as connection:
+            rows = events = sum(count_rows(connection, database).values())
+            found = connection.execute(statement("num_linked").encode()).fetchone()
+            linked = int(found[0]) if found else 0
+    message = Message(
+        numbers={
+            "studies": linked,
+            "rows_to_read": rows,
+            "events": events,
+            "n_shards": settings.labeling.n_shards or choose_n_shards(events),
+            "array_bytes": events * BYTES_PER_EVENT,
+            "extraction_s": round(rows / ROWS_PER_SECOND, 1),
+            "kernel_s": round(events / EVENTS_PER_SECOND, 1),
+        }
+    )
+    numbers = message.numbers
+    message.lines = [
+        f"index     {linked:,} linked studies",
+        f"snapshot  {rows:,} rows to read, about {numbers['extraction_s']} s, {numbers['n_shards']} shards, "
+        f"{numbers['array_bytes'] / 1e6:,.1f} MB of arrays",
+        f"kernel    about {numbers['kernel_s']} s a core for up to {settings.labeling.k:,} tasks",
+        "nothing was written",
+    ]
+    return message
+
+
+def verify(settings: Settings) -> Message:
+    """Read every label store and snapshot of the workspace again.
+
+    Raises
+    ------
+    IntegrityError
+        Naming the first file whose content is not that of its manifest.
+    """
+    message = Message(numbers={"stores": 0, "files": 0, "snapshots": 0})
+    for path in sorted(settings.labels_dir.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for name, expected in sorted(manifest["files"].items()):
+            file = path.parent / name
+            if not file.is_file() or hash_file(file) != expected:
+                raise IntegrityError(
+                    f"integrity: {name} of labels/{path.parent.name} is not what its manifest says: delete that "
+                    "folder and run `platform label` again"
+                )
+            message.numbers["files"] += 1
+        message.numbers["stores"] += 1
+    for path in sorted(settings.timeline_dir.glob("*/manifest.json")):
+        Snapshot.open(path.parent).verify()
+        message.numbers["snapshots"] += 1
+    numbers = message.numbers
+    message.lines = [
+        f"{numbers['stores']} label stores ({numbers['files']} files), {numbers['snapshots']} snapshots: intact"
+    ]
+    return message
+
+
+def _make(settings: Settings, inputs: Inputs, request: Request) -> tuple[LabelReport, Path]:
+    return make_labels(settings, inputs, allow_fewer=request.allow_fewer, new_split=request.new_split)
+
+
+def _task_files(settings: Settings, request: Request) -> list[Path]:
+    folder = request.tasks or settings.workspace / "tasks"
+    if request.tasks is not None and not folder.is_dir():
+        raise UsageError(f"usage: --tasks {folder} is no folder, expected one with SQL tasks")
+    return sorted(folder.glob("*.sql")) if folder.is_dir() else []
+
+
+def _run_tasks(files: list[Path], store: Path, settings: Settings, database: Database, report: LabelReport) -> None:
+    """Run the SQL tasks over the index and its facts; each result carries its hash as table metadata."""
+    if find_spec("presage_platform.labeling.tasks") is None or find_spec(TASK_ENGINE) is None:
+        raise TaskError(f"task {files[0].stem}: this installation has no engine for SQL tasks: move tasks/ away")
+    run_tasks: Callable[..., dict[str, pa.Table]] = import_module(TASK_ENGINE).run_tasks
+    outcomes = run_tasks(files, task_index(store), settings, database)
+    hashes = {name: (table.schema.metadata or {})[b"outcome_hash"].decode() for name, table in outcomes.items()}
+    add_outcomes(store, outcomes, hashes)
+    report.numbers["outcomes"] = len(outcomes)
+
+
+def task_index(store: Path) -> pa.Table:
+    """Return what outcome tasks need of each study: columns of the index, of its facts (`IndexFacts`), sex and age."""
+    studies, facts = pq.read_table(store / "studies.parquet"), pq.read_table(store / "facts.parquet")
+    for name in facts.column_names:
+        if name not in studies.column_names:
+            studies = studies.append_column(name, facts.column(name))
+    known = pq.read_table(store / "covariates.parquet", columns=["sex", "age_years"])
+    for name in known.column_names:
+        studies = studies.append_column(name, known.column(name))
+    return studies

@@ -1,0 +1,396 @@
+"""`platform label`: index → snapshot → task set → kernel → label store; finished steps are found again by hash."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from presage_platform.errors import IntegrityError, SettingsError
+from presage_platform.labeling import exclusions, selection
+from presage_platform.labeling.attrition import attrition, attrition_text
+from presage_platform.labeling.bins import Bins, base_rates, explicit_edges, fit_bins, quantile_edges
+from presage_platform.labeling.covariates import covariates, sites
+from presage_platform.labeling.event import INCIDENT_ONLY
+from presage_platform.labeling.facts import index_facts
+from presage_platform.labeling.first_occurrence import count_tasks, label_shard
+from presage_platform.labeling.index import STUDIES_SCHEMA, IndexRows
+from presage_platform.labeling.ontology import ConceptTasks, ancestry, concept_tasks
+from presage_platform.labeling.semantics import IndexFacts, Policy, RiskWindows, prior_observation_days, risk_windows
+from presage_platform.labeling.splits import Split, keep_split, persons_hash, prove_no_overlap, split_persons
+from presage_platform.labeling.store import LabelStore
+from presage_platform.labeling.store_writer import ShardLabels, label_sha256, write_label_store
+from presage_platform.labeling.timeline import Snapshot
+from presage_platform.logs import get_logger
+from presage_platform.parallel import map_partitions
+
+if TYPE_CHECKING:
+    from presage_platform.labeling.inputs import Inputs
+    from presage_platform.settings import LabelingSettings, Settings
+
+log = get_logger(__name__)
+
+
+@dataclass
+class LabelReport:
+    """What a run made, in counts."""
+
+    label_hash: str = ""
+    snapshot_id: str = ""
+    split_id: str = ""
+    reused: bool = False
+    numbers: dict[str, Any] = field(default_factory=dict)
+    attrition: list[dict[str, Any]] = field(default_factory=list)
+    attrition_table: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        keys = ("label_hash", "snapshot_id", "split_id", "reused", "numbers", "attrition", "seconds")
+        return {key: getattr(self, key) for key in keys}
+
+    def text(self) -> str:
+        """Return the report for people."""
+        numbers = ", ".join(f"{value:,} {name}" for name, value in self.numbers.items() if isinstance(value, int))
+        seconds = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+        state = "found" if self.reused else "written"
+        return f"{self.attrition_table}\n{numbers}\nlabels/{self.label_hash} {state} ({seconds})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Studies in row order with everything that the kernel needs to know of them."""
+
+    rows: IndexRows
+    shard: NDArray[np.int64]
+    facts: IndexFacts
+    visit_id: NDArray[np.int64]
+    windows: RiskWindows
+    policy: Policy
+    split: Split
+    site: list[str | None]
+
+    @property
+    def part(self) -> NDArray[np.uint8]:
+        """Split of each study."""
+        return self.split.of(self.rows.person_id)
+
+
+def make_labels(
+    settings: Settings, inputs: Inputs, *, allow_fewer: bool = False, new_split: bool = False
+) -> tuple[LabelReport, Path]:
+    """Make the label store of a workspace from what `inputs` holds; return the report and the store's folder.
+
+    Raises
+    ------
+    SettingsError
+        If a mode is asked for that does not exist yet.
+    IntegrityError
+        If nothing is at risk, too few concepts qualify, or a split shares a person or an image.
+    """
+    chosen = settings.labeling
+    if chosen.mode != "default":
+        raise SettingsError(
+            f"settings: labeling.mode = {chosen.mode} selects tasks by the paper's rules, which this version cannot do yet: use "
+            " mode = default"
+        )
+    report = LabelReport(snapshot_id=inputs.snapshot.snapshot_id, seconds=dict(inputs.seconds))
+    with _timed(report, "index"):
+        prepared = prepare(inputs.rows, inputs.snapshot, chosen)
+        overlap = prove_no_overlap(
+            prepared.part, {"persons": _person_keys(prepared), **inputs.image_keys(prepared.rows)}
+        )
+        keep_split(settings.labels_dir / "splits", prepared.split, new_split=new_split)
+    report.split_id = prepared.split.split_id
+    with _timed(report, "tasks"):
+        task_set, ontology, pairs = choose_tasks(prepared, inputs, chosen, allow_fewer=allow_fewer)
+    studies = studies_table(prepared)
+    known = covariates(prepared.rows, prepared.visit_id, inputs.snapshot, inputs.names)
+    identity = {
+        "snapshot_id": inputs.snapshot.snapshot_id,
+        "task_set_hash": task_set.sha256,
+        "ontology_hash": ontology.sha256,
+        "semantics": semantics_json(prepared.policy, chosen),
+    }
+    label_hash = label_sha256(studies, known, identity)[:16]
+    report.label_hash = label_hash
+    folder = settings.labels_dir / label_hash
+    if (folder / "manifest.json").is_file():
+        report.reused = True
+        _fill(report, LabelStore.open(folder))
+        return report, folder
+    with _timed(report, "kernel"):
+        shards = run_kernel(inputs.snapshot, prepared, ontology, settings)
+    bins, medians = _rates(prepared, shards, ontology.num_tasks, chosen)
+    tasks = selection.registry(task_set, pairs, inputs.vocabulary, bins.rate_per_s, medians)
+    steps = attrition(
+        prepared.rows.num_linked,
+        prepared.rows.num_usable,
+        prepared.rows.person_id,
+        prepared.windows.mask,
+        np.concatenate([np.diff(shard.indptr) for shard in shards]),
+    )
+    document = {
+        "steps": [step.to_json() for step in steps],
+        "skipped_times": prepared.rows.skipped,
+        "split_overlap": overlap,
+        "faults": inputs.snapshot.manifest["counts"],
+        "task_set": dict(task_set.removed),
+    }
+    with _timed(report, "write"):
+        write_label_store(
+            settings.labels_dir,
+            studies=studies,
+            tasks=tasks,
+            bins=bins,
+            shards=shards,
+            covariates=known,
+            inputs=identity,
+            attrition=document,
+            manifest={
+                "split_id": prepared.split.split_id,
+                "text": attrition_text(steps),
+                "task_set": dict(task_set.removed),
+                "removed": [{"concept_id": c, "by": why} for c, why in sorted(task_set.removed_by.items())],
+                "guard": {"scope": chosen.guard_scope, "tasks": inputs.guard},
+            },
+            extra_files={
+                "tasks.csv": selection.registry_csv(tasks, chosen.min_cell),
+                "facts.parquet": _parquet_bytes(prepared.facts.to_table()),
+            },
+        )
+    _fill(report, LabelStore.open(folder))
+    log.info("labels written", extra={"fields": {"studies": studies.num_rows, "tasks": tasks.num_rows}})
+    return report, folder
+
+
+def prepare(rows: IndexRows, snapshot: Snapshot, settings: LabelingSettings) -> Prepared:
+    """Put studies in row order and find out when each is at risk."""
+    shard = snapshot.shards_of(rows.person_id)
+    order = np.lexsort((rows.study_id, rows.t0_s, rows.person_id, shard))
+    rows, shard = rows.take(order), shard[order]
+    histories = snapshot.histories()
+    facts, visit_id = index_facts(
+        rows.study_id,
+        rows.person_id,
+        rows.t0_s,
+        rows.t0_precision == 2,
+        histories,
+        bridge_days=settings.bridge_days,
+        grace_days=settings.grace_days,
+    )
+    tables = np.asarray(snapshot.table("concept_counts").column("tables"))
+    policy = Policy.of_task_set(settings, data_cut_s=snapshot.data_cut_s)
+    # A store has one risk start a study: one task fed by conditions moves it for all.
+    policy = replace(policy, fed_by_conditions=bool((tables & 1).any()))
+    site = sites(*snapshot.person_and_visit(rows.person_id, visit_id))
+    split = _split(rows, site, settings)
+    return Prepared(rows, shard, facts, visit_id, risk_windows(facts, policy), policy, split, site)
+
+
+def choose_tasks(
+    prepared: Prepared, inputs: Inputs, settings: LabelingSettings, *, allow_fewer: bool
+) -> tuple[selection.TaskSet, ConceptTasks, Any]:
+    """Choose the task set on train persons only, and map concepts to its tasks."""
+    present = inputs.snapshot.concepts
+    pairs = ancestry(present, inputs.vocabulary).within(settings.max_levels)
+    candidates = np.unique(pairs.ancestor)
+    first = first_train_studies(prepared)
+    if len(first) == 0:
+        raise IntegrityError(
+            "labels: no train study is at risk, expected at least one: check the links (`platform link`), "
+            "or change [labeling] split_fractions, min_prior_obs or grace_days"
+        )
+    counts = count_candidates(inputs.snapshot, prepared, first, concept_tasks(present, candidates, pairs))
+    chosen = selection.select_tasks(
+        candidates,
+        counts,
+        pairs,
+        inputs.vocabulary,
+        settings,
+        excluded=exclusions.excluded(
+            candidates, inputs.vocabulary.concepts, exclusions.exclusion_lines(settings.exclusions)
+        ),
+        guarded=exclusions.guarded(
+            (concept for ids in inputs.guard.values() for concept in ids), inputs.vocabulary, settings.guard_scope
+        ),
+        allow_fewer=allow_fewer,
+    )
+    return chosen, concept_tasks(present, chosen.concept_id, pairs), pairs
+
+
+def first_train_studies(prepared: Prepared) -> NDArray[np.int64]:
+    """Return the row of the earliest unmasked study of each train person."""
+    rows = np.flatnonzero((prepared.part == 0) & (prepared.windows.mask == 0))
+    person = prepared.rows.person_id[rows]
+    return rows[np.concatenate([[True], person[1:] != person[:-1]])] if len(rows) else rows
+
+
+def count_candidates(
+    snapshot: Snapshot, prepared: Prepared, rows: NDArray[np.int64], ontology: ConceptTasks
+) -> selection.Counts:
+    """Count next events, prevalent and incident studies of each candidate over some rows."""
+    totals = np.zeros((3, ontology.num_tasks), dtype=np.int64)
+    for number in range(snapshot.n_shards):
+        here = rows[prepared.shard[rows] == number]
+        if len(here):
+            totals += count_tasks(
+                snapshot.shard(number),
+                prepared.facts.take(here),
+                prepared.windows.take(here),
+                ontology,
+                same_day=prepared.policy.same_day,
+            )
+    return selection.Counts(totals[0], totals[1], totals[2], len(rows))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardJob:
+    """One person shard for a worker."""
+
+    number: int
+    snapshot_path: Path
+    facts: IndexFacts
+    windows: RiskWindows
+    ontology: ConceptTasks
+    policy: Policy
+
+
+def label_job(job: ShardJob) -> tuple[int, ShardLabels]:
+    """Label one shard: pure, so that any worker may do it."""
+    events = Snapshot.open(job.snapshot_path).shard(job.number)
+    return job.number, label_shard(events, job.facts, job.windows, job.ontology, same_day=job.policy.same_day)
+
+
+def run_kernel(snapshot: Snapshot, prepared: Prepared, ontology: ConceptTasks, settings: Settings) -> list[ShardLabels]:
+    """Return the labels of every shard, in shard order, whatever the number of workers."""
+    jobs = (
+        ShardJob(
+            number,
+            snapshot.path,
+            prepared.facts.take(prepared.shard == number),
+            prepared.windows.take(prepared.shard == number),
+            ontology,
+            prepared.policy,
+        )
+        for number in range(snapshot.n_shards)
+    )
+    workers = 1 if snapshot.n_shards == 1 else settings.parallel.workers
+    found = dict(map_partitions(label_job, jobs, workers=workers, engine=settings.parallel.engine))
+    return [found[number] for number in range(snapshot.n_shards)]
+
+
+def studies_table(prepared: Prepared) -> pa.Table:
+    """Return the index as it is stored (columns of labeling L1)."""
+    rows, windows = prepared.rows, prepared.windows
+    _, number, count = np.unique(rows.person_id, return_inverse=True, return_counts=True)
+    start = np.concatenate([[True], rows.person_id[1:] != rows.person_id[:-1]])
+    position = np.arange(len(rows.person_id))
+    columns = {
+        "study_id": rows.study_id,
+        "person_id": rows.person_id,
+        "t0": rows.t0_s,
+        "t0_precision": rows.t0_precision,
+        "t0_source": rows.t0_source,
+        "visit_occurrence_id": pa.array(prepared.visit_id, pa.int64(), mask=prepared.visit_id < 0),
+        "site": prepared.site,
+        "scan_rank": position - np.maximum.accumulate(np.where(start, position, 0)) + 1,
+        "n_scans": count[number],
+        "split": prepared.part,
+        "prior_obs_days": prior_observation_days(prepared.facts),
+        "entry_s": windows.entry_s,
+        "end_s": windows.end_s,
+        "end_cause": windows.end_cause,
+        "death_s": windows.death_s,
+        "death_end_s": windows.death_end_s,
+        "mask": windows.mask,
+    }
+    arrays = [
+        values if isinstance(values, pa.Array) else pa.array(values, STUDIES_SCHEMA.field(name).type)
+        for name, values in columns.items()
+    ]
+    return pa.table(arrays, schema=STUDIES_SCHEMA)
+
+
+def semantics_json(policy: Policy, settings: LabelingSettings) -> dict[str, Any]:
+    """Return every setting that the labels depend on beside their inputs."""
+    names = ("bridge_days", "grace_days", "max_levels", "bins", "mode", "k", "min_events")
+    return {**policy.to_json(), **{name: getattr(settings, name) for name in names}}
+
+
+def _split(rows: IndexRows, site: list[str | None], settings: LabelingSettings) -> Split:
+    persons, first = np.unique(rows.person_id, return_index=True)
+    group: list[Any] | None = None
+    if settings.split_method == "site":
+        group = [site[i] for i in first.tolist()]
+    elif settings.split_method == "date":
+        group = [int(rows.t0_s[i]) // 86_400 for i in first.tolist()]
+    return split_persons(
+        persons,
+        seed=settings.split_seed,
+        fractions=settings.split_fractions,
+        method=settings.split_method,
+        group=group,
+    )
+
+
+def _rates(
+    prepared: Prepared, shards: list[ShardLabels], num_tasks: int, settings: LabelingSettings
+) -> tuple[Bins, NDArray[np.float64]]:
+    """Fit edges and rates on the unmasked train studies, in the next view."""
+    train = (prepared.part == 0) & ((prepared.windows.mask & ~np.uint16(INCIDENT_ONLY)) == 0)
+    lengths = np.concatenate([np.diff(shard.indptr) for shard in shards])
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    use = train[row]
+    task = np.concatenate([shard.task for shard in shards])[use]
+    time_s = np.concatenate([shard.time for shard in shards])[use]
+    compact = (np.cumsum(train) - 1)[row[use]]
+    entry, end = prepared.windows.entry_s[train], prepared.windows.end_s[train]
+    edges = (
+        quantile_edges(time_s, num_bins=settings.bins)
+        if isinstance(settings.bins, int)
+        else explicit_edges(settings.bins)
+    )
+    events, exposure = base_rates(task, time_s, end, entry, compact, num_tasks)
+    fitted_on = persons_hash(prepared.rows.person_id[prepared.part == 0])
+    return fit_bins(edges, events, exposure, fitted_on=fitted_on), selection.median_times(task, time_s, num_tasks)
+
+
+def _person_keys(prepared: Prepared) -> tuple[NDArray[np.int64], list[Any]]:
+    return np.arange(len(prepared.rows.person_id)), prepared.rows.person_id.tolist()
+
+
+def _fill(report: LabelReport, store: LabelStore) -> None:
+    states = store.manifest["states"]
+    report.numbers = {
+        "studies": store.num_studies,
+        **{f"{name} studies": counts["studies"] for name, counts in states.items()},
+        "tasks": store.num_tasks,
+        "events": sum(shard["num_events"] for shard in store.manifest["shards"]),
+        "bins": len(store.bins.edges_s) - 1,
+    }
+    report.attrition_table = store.manifest["text"]
+    report.attrition = json.loads((store.path / "attrition.json").read_text(encoding="utf-8"))["steps"]
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+@contextmanager
+def _timed(report: LabelReport, step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    report.seconds[step] = round(time.perf_counter() - start, 3)

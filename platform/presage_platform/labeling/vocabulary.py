@@ -1,0 +1,132 @@
+"""The part of the vocabulary that labels need, from the database or from Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from presage_platform.errors import InputError, VocabularyError
+from presage_platform.labeling.ontology import MAX_REPLACEMENTS, Vocabulary
+from presage_platform.labeling.statements import statement
+from presage_platform.postgres.bulk import copy_out
+
+CONCEPT_COLUMNS = (
+    "concept_id",
+    "concept_name",
+    "domain_id",
+    "vocabulary_id",
+    "concept_class_id",
+    "standard_concept",
+    "concept_code",
+)
+PAIR = pa.schema([("concept_id_1", pa.int64()), ("concept_id_2", pa.int64())])
+Ids = NDArray[np.int64]
+
+
+def from_database(connection: Any, present: Ids, version: str) -> Vocabulary:
+    """Read what concerns the concepts present, filtered on the server, in the caller's transaction."""
+
+    def pairs(kind: str, ids: Ids) -> pa.Table:
+        return copy_out(connection, statement("relationships"), {"kind": kind, "ids": ids.tolist()}).cast(PAIR)
+
+    def concepts(ids: Ids) -> pa.Table:
+        return copy_out(connection, statement("concepts"), {"ids": ids.tolist()})
+
+    def ancestors(ids: Ids) -> pa.Table:
+        return copy_out(connection, statement("ancestors"), {"ids": ids.tolist()})
+
+    return _gather(present, version, pairs, concepts, ancestors)
+
+
+def from_folder(folder: Path, present: Ids) -> Vocabulary:
+    """Read `concept.parquet`, `concept_ancestor.parquet` and, where it exists, `concept_relationship.parquet`."""
+    all_concepts = _parquet(folder / "concept.parquet", CONCEPT_COLUMNS)
+    all_ancestors = _parquet(
+        folder / "concept_ancestor.parquet",
+        ("ancestor_concept_id", "descendant_concept_id", "min_levels_of_separation"),
+    )
+    path = folder / "concept_relationship.parquet"
+    relations = _parquet(path, ("concept_id_1", "concept_id_2", "relationship_id")) if path.exists() else None
+
+    def pairs(kind: str, ids: Ids) -> pa.Table:
+        if relations is None:
+            return PAIR.empty_table()
+        rows = relations.filter(pc.equal(relations.column("relationship_id"), kind))
+        return _among(rows, "concept_id_1", ids).select(["concept_id_1", "concept_id_2"]).cast(PAIR)
+
+    return _gather(
+        present,
+        "",
+        pairs,
+        lambda ids: _among(all_concepts, "concept_id", ids),
+        lambda ids: _among(all_ancestors, "descendant_concept_id", ids),
+    )
+
+
+def names_from_database(connection: Any, ids: list[int]) -> dict[int, str]:
+    """Return the names of some concepts."""
+    return _names(copy_out(connection, statement("concepts"), {"ids": ids}))
+
+
+def names_from_folder(folder: Path, ids: list[int]) -> dict[int, str]:
+    """Return the names of some concepts, from `concept.parquet`."""
+    return _names(
+        _among(_parquet(folder / "concept.parquet", CONCEPT_COLUMNS), "concept_id", np.array(ids, dtype=np.int64))
+    )
+
+
+def _names(concepts: pa.Table) -> dict[int, str]:
+    columns = (concepts.column(name).to_pylist() for name in ("concept_id", "concept_name"))
+    return dict(zip(*columns, strict=True))
+
+
+def _gather(
+    present: Ids,
+    version: str,
+    pairs: Callable[[str, Ids], pa.Table],
+    concepts: Callable[[Ids], pa.Table],
+    ancestors: Callable[[Ids], pa.Table],
+) -> Vocabulary:
+    maps_to, replaced_by = [PAIR.empty_table()], [PAIR.empty_table()]
+    reached = current = present
+    for _ in range(MAX_REPLACEMENTS + 1):
+        maps_to.append(pairs("Maps to", current))
+        replaced_by.append(pairs("Concept replaced by", current))
+        current = np.setdiff1d(_ids(replaced_by[-1], "concept_id_2"), reached)
+        reached = np.union1d(reached, current)
+        if len(current) == 0:
+            break
+    mapping = pa.concat_tables(maps_to)
+    reached = np.union1d(reached, _ids(mapping, "concept_id_2"))
+    above = ancestors(reached)
+    if above.num_rows == 0:
+        raise VocabularyError(
+            "cdm: concept_ancestor has no row for the concepts of this record, expected their hierarchy: load a "
+            "vocabulary with `platform etl vocabulary`"
+        )
+    named = concepts(np.union1d(reached, _ids(above, "ancestor_concept_id")))
+    return Vocabulary(named, above, mapping, pa.concat_tables(replaced_by), version)
+
+
+def _ids(table: pa.Table, name: str) -> Ids:
+    return np.unique(np.asarray(table.column(name).combine_chunks()).astype(np.int64))
+
+
+def _among(table: pa.Table, name: str, ids: Ids) -> pa.Table:
+    return table.filter(pc.is_in(table.column(name).cast(pa.int64()), value_set=pa.array(ids, pa.int64())))
+
+
+def _parquet(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns))
+    except (OSError, ValueError, KeyError):
+        raise InputError(
+            f"vocabulary: {path.name} cannot be read or lacks a column, expected Parquet with {', '.join(columns)}"
+        ) from None
