@@ -10,8 +10,8 @@ from psycopg import sql
 
 from presage_migrations.declared import DECLARED
 from presage_platform.logs import get_logger
-from presage_platform.postgres.connection import Schemas
 from presage_platform.postgres.roles import grant_roles
+from presage_platform.postgres.schema import Schemas
 
 revision = "r0001"
 down_revision = None

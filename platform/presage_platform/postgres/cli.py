@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,6 +113,38 @@ def db_stop(workspace: Workspace = None) -> None:
     _refuse_foreign_server(settings)
     was_running = stop_server(settings.workspace, data_home=settings.database.data_home)
     typer.echo("the server has stopped" if was_running else "no server was running")
+
+
+def db_backup(
+    file: Annotated[Path, typer.Argument(help="File to write; it must not exist.")], workspace: Workspace = None
+) -> None:
+    """Write CDM, ledger and results into one file.
+
+    Example: platform db backup presage.dump
+    """
+    from presage_platform.postgres.backup import write_backup
+    from presage_platform.postgres.connection import open_database
+    from presage_platform.settings import read_settings
+
+    with open_database(read_settings(workspace), command="db-backup", check_schema=False) as database:
+        size_bytes = write_backup(database, file)
+    typer.echo(f"{file}: {size_bytes / 1e6:.1f} MB")
+
+
+def db_restore(
+    file: Annotated[Path, typer.Argument(help="A file that `platform db backup` wrote.")], workspace: Workspace = None
+) -> None:
+    """Bring a backup into an empty database, and its schema to the newest revision.
+
+    Example: platform db restore presage.dump --workspace restored
+    """
+    from presage_platform.postgres.backup import restore_backup
+    from presage_platform.postgres.connection import open_database
+    from presage_platform.settings import read_settings
+
+    with open_database(read_settings(workspace, create=True), command="db-restore", check_schema=False) as database:
+        revision = restore_backup(database, file)
+    typer.echo(f"restored; the backup held schema revision {revision}")
 
 
 def _refuse_foreign_server(settings: Settings) -> None:

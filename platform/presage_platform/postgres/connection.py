@@ -6,12 +6,12 @@ pickled to worker processes, whose connections then belong to the same command.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -20,60 +20,22 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from presage_platform.errors import DatabaseError, SettingsError
 from presage_platform.logs import get_logger, new_run_id
 from presage_platform.postgres.binaries import MINIMUM_MAJOR
-from presage_platform.postgres.failures import translate_errors
+from presage_platform.postgres.failures import is_passing, translate_errors
+from presage_platform.postgres.schema import Schemas, schema_owner
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from presage_platform.settings import DatabaseSettings, Settings
 
-__all__ = ["Database", "Schemas", "embedded_server", "open_database", "translate_errors"]
+__all__ = ["Database", "Schemas", "embedded_server", "open_database", "schema_owner", "translate_errors"]
 
 log = get_logger(__name__)
 
-SCHEMA_GROUP = "presage.schema"
+Result = TypeVar("Result")
+
 TASKS_ROLE = "presage_tasks"
 CONNECT_TIMEOUT_S = 30
-
-
-@dataclass(frozen=True)
-class Schemas:
-    """The names that the three schemas have in this database."""
-
-    cdm: str = "cdm"
-    ledger: str = "ledger"
-    results: str = "results"
-
-    @property
-    def translation(self) -> dict[str, str]:
-        """Declared name → name here, for SQLAlchemy's schema_translate_map."""
-        return {"cdm": self.cdm, "ledger": self.ledger, "results": self.results}
-
-
-class SchemaState(Protocol):
-    """Which revision a database has."""
-
-    @property
-    def revision(self) -> str | None: ...
-
-    @property
-    def head(self) -> str: ...
-
-    @property
-    def is_current(self) -> bool: ...
-
-
-class SchemaOwner(Protocol):
-    """What the entry point `presage.schema` provides: the migrations, which the ground floor may not import."""
-
-    def ensure(self, database: Database) -> None:
-        """Create the schema in an empty database; refuse a lagging or foreign one."""
-
-    def state(self, database: Database) -> SchemaState:
-        """Read which revision the database has."""
-
-    def upgrade(self, database: Database) -> None:
-        """Bring the database to the newest revision."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +82,25 @@ class Database:
                 connection.close()
                 raise
             return connection
+
+    def transact(self, unit: Callable[[psycopg.Connection[Any]], Result], *, attempts: int = 5) -> Result:
+        """Run one idempotent unit in a transaction of its own, and again when the fault was not its own.
+
+        That is: the connection was lost, or another transaction got in the way (serialisation failure, deadlock).
+        Everything else is raised at once. The unit may run several times, so it must be safe to repeat.
+        """
+        with translate_errors():
+            for attempt in range(1, attempts + 1):
+                try:
+                    with psycopg.connect(self.conninfo) as connection:
+                        _prepare(connection, [self.schemas.cdm, self.schemas.ledger, "public"])
+                        return unit(connection)
+                except psycopg.OperationalError as error:
+                    if attempt == attempts or not is_passing(error):
+                        raise
+                    log.warning("transaction repeated", extra={"fields": {"attempt": attempt}})
+                    time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def engine(self, *, pool_size: int = 5) -> Engine:
         """Return a pooled SQLAlchemy engine that translates the declared schema names to those of this database."""
@@ -192,18 +173,6 @@ def embedded_server(settings: Settings) -> Iterator[tuple[str, str | None]]:
     with use_server(workspace, data_home=declared.data_home) as server:
         _remember_home(settings, server.placement.home)
         yield server.conninfo(), server.conninfo(user=TASKS_ROLE)
-
-
-def schema_owner() -> SchemaOwner:
-    """Return the object that the entry point `presage.schema` names."""
-    found = list(entry_points(group=SCHEMA_GROUP))
-    if len(found) != 1:
-        raise DatabaseError(
-            f"{len(found)} packages offer the schema (entry point {SCHEMA_GROUP}), expected one: "
-            "install presage with pip, the source tree alone is not enough"
-        )
-    owner: SchemaOwner = found[0].load()
-    return owner
 
 
 def _prepare(connection: psycopg.Connection[Any], search_path: list[str]) -> None:

@@ -38,6 +38,14 @@ def translate_errors() -> Iterator[None]:
         raise
 
 
+def is_passing(error: psycopg.OperationalError) -> bool:
+    """True for faults that the same work may not meet again: a lost connection, a serialisation failure, a deadlock."""
+    state = error.sqlstate
+    if state is None:
+        return True  # the connection broke, or was not made
+    return state.startswith("08") or state in ("40001", "40P01", "57P01", "57P02", "57P03")
+
+
 def translated(error: psycopg.Error) -> PresageError:
     """Return our error for one of the driver's: SQLSTATE, table, column and constraint, never the message."""
     state = error.sqlstate

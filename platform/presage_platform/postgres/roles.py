@@ -14,7 +14,7 @@ from psycopg import sql
 from sqlalchemy import Table
 
 from presage_platform.omop.tables import TABLES
-from presage_platform.postgres.connection import Schemas
+from presage_platform.postgres.schema import Schemas
 
 ETL, READER, TASKS = "presage_etl", "presage_reader", "presage_tasks"
 NOT_GRANTED = frozenset({"01006", "01007"})  # privilege_not_revoked, privilege_not_granted
