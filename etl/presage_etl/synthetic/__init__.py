@@ -1,0 +1,1 @@
+"""A synthetic hospital whose truth is known: FHIR and DICOM to load, and the answers beside them."""

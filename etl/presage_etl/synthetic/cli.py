@@ -1,0 +1,45 @@
+"""`platform synth`: make a synthetic hospital, or write its oracles as predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from presage_platform.options import Json, Workers, Workspace
+
+
+def synth(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the hospital, or predictions file with --oracle.")],
+    preset: Annotated[str | None, typer.Option(help="small (60 persons, seconds) or demo (2,000 persons).")] = None,
+    patients: Annotated[int | None, typer.Option(min=1, help="Persons (default: the preset's).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same bytes.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Voxels as columns x rows x slices: 64x64x32.")] = None,
+    oracle: Annotated[Path | None, typer.Option(help="Hospital whose oracles become predictions in --out.")] = None,
+    workers: Workers = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Make a synthetic hospital whose truth is known: FHIR, DICOM, vocabulary, tasks and the answers.
+
+    Example: platform synth --out hospital/ --preset small
+    """
+    if oracle is not None:
+        from presage_etl.synthetic.oracle import write_predictions
+        from presage_platform.settings import read_settings
+
+        counts = write_predictions(oracle, out, read_settings(workspace))
+        line = f"oracles of {counts['studies']:,} studies written to {out}"
+        typer.echo(json.dumps(counts) if as_json else line)
+        return
+    from presage_etl.synthetic.parameters import parse_grid, read_parameters
+    from presage_etl.synthetic.synth import make_hospital
+
+    parameters = read_parameters(preset, patients=patients, seed=seed, grid=parse_grid(grid))
+    report = make_hospital(out, parameters, workers=workers)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(report.folder), "made": report.made, "counts": report.counts}))
+    else:
+        typer.echo(report.summary())

@@ -1,0 +1,74 @@
+"""A batch of studies: phantoms painted, scanned and written as DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from presage_etl.synthetic.dicom import write_series
+from presage_etl.synthetic.identifiers import study_key
+from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.persons import Person, Scan, draw_person
+from presage_etl.synthetic.phantom import Phantom, paint_phantom, scan
+from presage_etl.synthetic.scanner import Acquisition, draw_acquisition
+from presage_etl.synthetic.shards import FIRST_ORPHAN, orphan_scan
+from presage_etl.synthetic.streams import Stage, stream
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Work of one process: studies by person and scan number."""
+
+    archive: Path
+    parameters: Parameters
+    studies: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Rows of truth of the studies, and the sha256 of every file."""
+
+    rows: list[dict[str, Any]]
+    files: list[tuple[str, str]]
+
+
+def make_images(task: ImageTask) -> ImageResult:
+    """Paint and write a batch of studies."""
+    rows, files = [], []
+    for index, number in task.studies:
+        person = draw_person(task.parameters, index)
+        planned = orphan_scan(person) if index >= FIRST_ORPHAN else person.scans[number]
+        made = draw_acquisition(task.parameters, index, number, male=person.male)
+        phantom = picture(task.parameters, person, planned, made)
+        volume = scan(phantom, made.anatomy, stream(task.parameters.seed, index, Stage.NOISE, number))
+        written = write_series(task.archive, task.parameters, person, number, planned.t0, made, volume)
+        files += list(written.files)
+        rows.append(
+            {
+                "study": study_key(index, number),
+                "study_uid": written.study_uid,
+                "series_uid": written.series_uid,
+                "folder": written.folder,
+                "volume_sha256": written.sha256,
+                "affine_ras": list(written.affine_ras),
+                "shape_zyx": list(volume.shape),
+                "verdict": "ok",
+                "manufacturer": made.manufacturer,
+                "kernel": made.kernel,
+                "contrast": made.contrast,
+                "thickness_mm": made.thickness_mm,
+                "transfer_syntax": "implicit" if made.implicit else "explicit",
+                "instance_order": made.instance_order,
+                "num_effusion_voxels": phantom.num_effusion,
+                "num_consolidation_voxels": phantom.num_consolidation,
+                "num_emphysema_voxels": phantom.num_emphysema,
+            }
+        )
+    return ImageResult(rows, files)
+
+
+def picture(parameters: Parameters, person: Person, planned: Scan, made: Acquisition) -> Phantom:
+    """The phantom of one study, without noise."""
+    rng = stream(parameters.seed, person.index, Stage.GEOMETRY, planned.number, 1)
+    return paint_phantom(planned.biomarkers, made.anatomy, made.grid, rng)

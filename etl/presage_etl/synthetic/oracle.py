@@ -1,0 +1,202 @@
+r"""The oracles: what anyone could know at the scan, in closed form.
+
+Given u the cumulative hazard of a condition from its origin is :math:`\mu t^\kappa` with :math:`\mu` the sum of its
+leaves' rates, and death has the constant hazard :math:`\nu`. At a scan a years after the origin, given at risk,
+
+.. math:: P(h) = \int_0^h \mu \kappa (a+s)^{\kappa-1} e^{-\mu((a+s)^\kappa - a^\kappa) - \nu s} ds
+
+is the probability that the onset comes within h and before death. `oracle_risk` knows u; `oracle_image` averages over
+u among those still at risk, and is the ceiling for any image model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from presage_etl.synthetic import truth
+from presage_etl.synthetic.clock import YEAR_S
+from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.latents import NUM_INVISIBLE, NUM_VISIBLE
+from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.streams import Stage, stream
+from presage_platform.errors import InputError
+
+if TYPE_CHECKING:
+    from presage_platform.settings import Settings
+
+Floats = NDArray[np.float64]
+
+HORIZONS_DAYS = (30.0, 180.0, 365.0)
+DAYS_PER_YEAR = 365.25
+NUM_NODES, NUM_NODES_IMAGE, NUM_DRAWS = 64, 12, 96
+DECIMALS = 9
+ARMS = ("oracle_risk", "oracle_image")
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """What the oracles know of each study. N = studies."""
+
+    z_NZ: Floats
+    u_NU: Floats
+    age_N: Floats
+    male_N: Floats
+    origin_years_N: Floats
+    since_first_N: Floats  # years from the first scan, where the death clock starts
+
+
+def onset_probability(
+    mu: Floats, nu: Floats, kappa: float, origin_years: Floats, horizon_years: float, nodes: int
+) -> Floats:
+    """P(h) by Gauss-Legendre quadrature; `mu`, `nu`, `origin_years` broadcast."""
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    total = np.zeros(np.broadcast_shapes(mu.shape, nu.shape, origin_years.shape))
+    for point, weight in zip((points + 1) / 2 * horizon_years, weights / 2 * horizon_years, strict=True):
+        t = origin_years + point
+        survived = np.exp(-mu * (t**kappa - origin_years**kappa) - nu * point)
+        total += weight * mu * kappa * t ** (kappa - 1) * survived
+    return total
+
+
+def risk_given_all(model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
+    """Log rate of a condition and P at each horizon, knowing u; shapes (N,), (N, H)."""
+    nu = np.exp(model.death_log_rate + model.death_predictor(known.z_NZ, known.u_NU, known.age_N))
+    if condition == "death":
+        return np.log(nu), np.stack([1 - np.exp(-nu * h / DAYS_PER_YEAR) for h in HORIZONS_DAYS], axis=1)
+    eta = model.predictor(known.z_NZ, known.u_NU, known.age_N, known.male_N)
+    members = model.members(condition)
+    mu = np.exp(model.log_rate_C[members] + eta[:, members]).sum(axis=1)
+    risks = [
+        onset_probability(mu, nu, model.kappa, known.origin_years_N, h / DAYS_PER_YEAR, NUM_NODES)
+        for h in HORIZONS_DAYS
+    ]
+    return np.log(mu), np.stack(risks, axis=1)
+
+
+def risk_given_image(model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
+    """The same, knowing z, age and sex only; u is averaged among those alive and free of the condition at the scan."""
+    u_MU = stream(0, 0, Stage.ORACLE).standard_normal((NUM_DRAWS, NUM_INVISIBLE))
+    nothing = np.zeros_like(known.u_NU)
+    log_nu = model.death_log_rate + model.death_predictor(known.z_NZ, nothing, known.age_N)
+    nu = np.exp(log_nu[:, None] + (u_MU @ model.death_gamma_U)[None, :])
+    alive = np.exp(-nu * known.since_first_N[:, None])
+    if condition == "death":
+        weight = alive / alive.sum(axis=1, keepdims=True)
+        died = [(weight * (1 - np.exp(-nu * h / DAYS_PER_YEAR))).sum(axis=1) for h in HORIZONS_DAYS]
+        return np.log((weight * nu).sum(axis=1)), np.stack(died, axis=1)
+    eta = model.predictor(known.z_NZ, nothing, known.age_N, known.male_N)
+    mu = np.zeros_like(nu)
+    for member in model.members(condition):
+        base = model.log_rate_C[member] + eta[:, member]
+        mu += np.exp(base[:, None] + (u_MU @ model.gamma_CU[member])[None, :])
+    origin = known.origin_years_N[:, None]
+    weight = alive * np.exp(-mu * origin**model.kappa)
+    weight /= weight.sum(axis=1, keepdims=True)
+    risks = [
+        (weight * onset_probability(mu, nu, model.kappa, origin, h / DAYS_PER_YEAR, NUM_NODES_IMAGE)).sum(axis=1)
+        for h in HORIZONS_DAYS
+    ]
+    return np.log((weight * mu).sum(axis=1)), np.stack(risks, axis=1)
+
+
+def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: truth.Rows, persons: truth.Rows) -> None:
+    """Write oracle_risk and oracle_image: one row a study, task and horizon."""
+    by_key = {person["person"]: person for person in persons}
+    known_scans = [scan for scan in scans if scan["person"] in by_key]
+    known = covariates(known_scans, by_key)
+    studies = [scan["study"] for scan in known_scans]
+    for arm, rule in zip(ARMS, (risk_given_all, risk_given_image), strict=True):
+        tables = []
+        for headline in parameters.headline:
+            predictor, risk_NH = rule(model, headline.condition, known)
+            tables.append(_table(studies, headline.task, np.round(predictor, DECIMALS), np.round(risk_NH, DECIMALS)))
+        truth.write_table(folder, arm, pa.concat_tables(tables))
+
+
+def covariates(scans: Sequence[dict[str, Any]], persons: dict[str, dict[str, Any]]) -> Covariates:
+    """Gather what the oracles know: hazards keep the person's own z, whatever a later scan shows."""
+    owners = [persons[scan["person"]] for scan in scans]
+    since = [(scan["t0_s"] - owner["index_s"]) / YEAR_S for scan, owner in zip(scans, owners, strict=True)]
+    origin = [(scan["t0_s"] - owner["origin_s"]) / YEAR_S for scan, owner in zip(scans, owners, strict=True)]
+    return Covariates(
+        z_NZ=np.array([[owner[f"z{n + 1}"] for n in range(NUM_VISIBLE)] for owner in owners]).reshape(-1, NUM_VISIBLE),
+        u_NU=np.array([[owner[f"u{n + 1}"] for n in range(NUM_INVISIBLE)] for owner in owners]).reshape(
+            -1, NUM_INVISIBLE
+        ),
+        age_N=np.array([owner["age_first_scan"] for owner in owners]),
+        male_N=np.array([float(owner["male"]) for owner in owners]),
+        origin_years_N=np.array(origin),
+        since_first_N=np.array(since),
+    )
+
+
+def write_predictions(hospital: Path, out: Path, settings: Settings) -> dict[str, int]:
+    """Write both oracles as a predictions Parquet for a workspace, joined by study UID; return counts.
+
+    Raises
+    ------
+    InputError
+        The folder holds no truth, or no study of it is in the workspace.
+    """
+    from presage_platform.postgres.connection import open_database
+
+    if not (hospital / "truth" / "joins.parquet").is_file():
+        raise InputError(
+            f"{hospital} holds no truth of a synthetic hospital: name the folder that `platform synth` made"
+        )
+    with open_database(settings, command="synth") as database, database.connect() as connection:
+        study_ids = {
+            str(uid): int(number) for number, uid in connection.execute("select study_id, study_uid from image_study")
+        }
+    joins = pq.read_table(hospital / "truth" / "joins.parquet", columns=["study", "study_uid"]).to_pylist()
+    numbers = {row["study"]: study_ids[row["study_uid"]] for row in joins if row["study_uid"] in study_ids}
+    if not numbers:
+        raise InputError(
+            "no study of the hospital is in the workspace: run `platform etl dicom` on its dicom folder first"
+        )
+    tables = [_predictions(hospital, arm, numbers) for arm in ARMS]
+    metadata = {b"times_days": json.dumps(HORIZONS_DAYS).encode()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.concat_tables(tables).replace_schema_metadata(metadata), out, compression="zstd")
+    return {"studies": len(numbers), "rows": sum(len(table) for table in tables)}
+
+
+def _predictions(hospital: Path, arm: str, numbers: dict[str, int]) -> pa.Table:
+    rows: dict[tuple[int, str], tuple[float, dict[float, float]]] = {}
+    for row in pq.read_table(hospital / "truth" / f"{arm}.parquet").to_pylist():
+        if row["study"] in numbers:
+            key = (numbers[row["study"]], row["task"])
+            rows.setdefault(key, (row["linear_predictor"], {}))[1][row["horizon_days"]] = row["probability"]
+    keys = sorted(rows)
+    return pa.table(
+        {
+            "study_id": pa.array([study for study, _ in keys], pa.int64()),
+            "task": pa.array([task for _, task in keys], pa.string()),
+            "arm": pa.array([arm] * len(keys), pa.string()),
+            "fold": pa.array([0] * len(keys), pa.int16()),
+            "risk": pa.array([rows[key][0] for key in keys], pa.float64()),
+            "surv": pa.array([[1 - rows[key][1][h] for h in HORIZONS_DAYS] for key in keys], pa.list_(pa.float64())),
+        }
+    )
+
+
+def _table(studies: list[str], task: str, predictor: Floats, risk_NH: Floats) -> pa.Table:
+    number = len(studies)
+    return pa.table(
+        {
+            "study": np.repeat(np.array(studies, dtype=object), len(HORIZONS_DAYS)),
+            "task": pa.array([task] * number * len(HORIZONS_DAYS), pa.string()),
+            "horizon_days": np.tile(HORIZONS_DAYS, number),
+            "probability": risk_NH.reshape(-1),
+            "linear_predictor": np.repeat(predictor, len(HORIZONS_DAYS)),
+        }
+    )

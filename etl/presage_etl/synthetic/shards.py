@@ -1,0 +1,209 @@
+"""One shard of persons: their records as NDJSON, and what is true of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from presage_etl.synthetic.chart import Chart, build_chart, knows_study
+from presage_etl.synthetic.clock import YEAR_S, day_of, utc_day
+from presage_etl.synthetic.events import NEVER, History, simulate
+from presage_etl.synthetic.export import write_shard
+from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.identifiers import series_uid, study_key, study_uid
+from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.persons import Person, Scan, draw_person
+from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
+
+FIRST_ORPHAN = 5_000_000  # persons whom the EHR does not know have numbers of their own
+
+LABELS = pa.schema(
+    [
+        ("study", pa.string()),
+        ("task", pa.string()),
+        ("view", pa.string()),
+        ("state", pa.string()),
+        ("prevalent", pa.bool_()),
+        ("time_s", pa.int64()),
+        ("end_s", pa.int64()),
+    ]
+)
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Work of one process: persons `first` to `last`, exclusive."""
+
+    folder: Path
+    parameters: Parameters
+    model: Model
+    shard: int
+    first: int
+    last: int
+
+
+@dataclass
+class ShardResult:
+    """What one shard wrote, and its rows of truth."""
+
+    shard: int
+    counts: dict[str, int]
+    expected: Counter[str] = field(default_factory=Counter)
+    tables: dict[str, Rows] = field(default_factory=dict)
+    concept_labels: list[pa.Table] = field(default_factory=list)
+    scans: list[tuple[int, int]] = field(default_factory=list)
+    locations: set[str] = field(default_factory=set)
+
+
+def make_shard(task: ShardTask) -> ShardResult:
+    """Simulate the persons of one shard, write their FHIR, return their truth."""
+    parameters, model = task.parameters, task.model
+    result = ShardResult(task.shard, {})
+    charts = []
+    for index in range(task.first, task.last):
+        person = draw_person(parameters, index)
+        history = simulate(parameters, model, person)
+        chart = build_chart(parameters, model, history, parameters.grid[2])
+        charts.append(chart)
+        result.expected.update(chart.rows)
+        result.expected["observation_period"] += bool(chart.days)
+        result.locations.add(person.state)
+        _truth_of_person(result, parameters, model, history, chart)
+    result.counts = write_shard(task.folder, parameters, task.shard, charts)
+    return result
+
+
+def orphan_scans(parameters: Parameters) -> list[int]:
+    """Persons who were scanned and whom the EHR does not know."""
+    number = parameters.patients * (1 + parameters.cohort.extra_scans) * parameters.cohort.orphan_studies
+    return [FIRST_ORPHAN + place for place in range(round(number))]
+
+
+def orphan_scan(person: Person) -> Scan:
+    """The one scan of a person whom the EHR does not know."""
+    return Scan(0, person.index_time, person.biomarkers, person.z)
+
+
+def scan_rows(person: Person, scan: Scan, seed: int, *, known: bool, in_ehr: bool, zone: str) -> dict[str, Rows]:
+    """Rows of scans, links and joins for one study."""
+    key, uid = study_key(person.index, scan.number), study_uid(seed, person.index, scan.number)
+    row: dict[str, Any] = {"study": key, "person": person.key, "t0_s": scan.t0}
+    row["other_day_in_utc"] = utc_day(scan.t0, zone) != day_of(scan.t0)
+    row |= {f"z{place + 1}": float(value) for place, value in enumerate(scan.score)}
+    row |= {f"natural{place + 1}": float(value) for place, value in enumerate(scan.biomarkers)}
+    link: dict[str, Any] = {"study": key, "person": person.key if known else None, "date_shift_days": 0}
+    if known:
+        link |= {
+            "class": "accession" if in_ehr else "patient_id",
+            "confidence": "high" if in_ehr else "low",
+            "reason": None,
+        }
+    else:
+        link |= {"class": None, "confidence": None, "reason": "unknown_patient"}
+    join = {
+        "study": key,
+        "person": person.key,
+        "study_uid": uid,
+        "series_uid": series_uid(uid),
+        "patient": f"Patient/{person.key}" if known else None,
+        "imaging_study": f"ImagingStudy/{person.key}-study{scan.number}" if in_ehr else None,
+    }
+    return {"scans": [row], "links": [link], "joins": [join]}
+
+
+def _truth_of_person(result: ShardResult, parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
+    person = history.person
+    tables = result.tables
+    _append(tables, "persons", _person_row(person))
+    _append(
+        tables,
+        "death_censor",
+        {
+            "person": person.key,
+            "end_s": history.end,
+            "death_s": history.death if history.death != NEVER else None,
+            "death_day_only": history.death_day_only if history.death != NEVER else None,
+            "first_day": day_of(min(chart.days) * 86_400) if chart.days else None,
+            "last_day": day_of(max(chart.days) * 86_400) if chart.days else None,
+        },
+    )
+    for visit in history.visits:
+        row = {
+            "person": person.key,
+            "visit": visit.number,
+            "start_s": visit.start,
+            "end_s": visit.end,
+            "kind": visit.kind,
+        }
+        _append(tables, "visits", row)
+    _onsets(tables, model, history)
+    for scan in person.scans:
+        if scan.number not in history.scan_visits:
+            continue
+        result.scans.append((person.index, scan.number))
+        in_ehr = knows_study(chart, scan.number)
+        rows = scan_rows(person, scan, parameters.seed, known=True, in_ehr=in_ehr, zone=parameters.calendar.zone)
+        rows["scans"][0] |= {"origin_years": (scan.t0 - person.origin) / YEAR_S}
+        for name, new in rows.items():
+            tables.setdefault(name, []).extend(new)
+        window = observe(history, chart, scan, parameters.calendar.cut)
+        key = study_key(person.index, scan.number)
+        for label in headline_labels(parameters, model, history, window):
+            _append(tables, "true_labels", _label_row(key, label))
+        labels = [_label_row(key, label) for label in concept_labels(model, history, window)]
+        result.concept_labels.append(pa.Table.from_pylist(labels, schema=LABELS))
+
+
+def _person_row(person: Person) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "person": person.key,
+        "male": person.male,
+        "birth": person.birth,
+        "birth_year_only": person.birth_year_only,
+        "races": list(person.races),
+        "ethnicity": person.ethnicity,
+        "state": person.state,
+        "age_first_scan": person.age,
+        "origin_s": person.origin,
+        "index_s": person.index_time,
+        "scanned": person.scanned,
+    }
+    row |= {f"z{place + 1}": float(value) for place, value in enumerate(person.z)}
+    return row | {f"u{place + 1}": float(value) for place, value in enumerate(person.u)}
+
+
+def _onsets(tables: dict[str, Rows], model: Model, history: History) -> None:
+    first = history.first_recorded(len(model.leaves))
+    happened = (history.onset < history.end) | (first != NEVER)
+    for leaf in np.flatnonzero(happened):
+        row = {
+            "person": history.person.key,
+            "condition": model.leaves[leaf].name,
+            "onset_s": int(history.onset[leaf]),
+            "first_recorded_s": int(first[leaf]) if first[leaf] != NEVER else None,
+            "prevalent": bool(history.onset[leaf] <= history.person.index_time),
+        }
+        _append(tables, "onsets", row)
+
+
+def _label_row(study: str, label: Label) -> dict[str, Any]:
+    return {
+        "study": study,
+        "task": label.task,
+        "view": label.view,
+        "state": label.state,
+        "prevalent": label.prevalent,
+        "time_s": label.time_s,
+        "end_s": label.end_s,
+    }
+
+
+def _append(tables: dict[str, Rows], name: str, row: dict[str, Any]) -> None:
+    tables.setdefault(name, []).append(row)

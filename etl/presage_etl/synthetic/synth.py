@@ -1,0 +1,252 @@
+"""Makes a synthetic hospital: FHIR, DICOM, vocabulary, tasks, the site's settings, and the truth beside them.
+
+Work is cut into shards of persons and batches of studies whose bounds depend on the parameters only; what a shard
+writes depends on nothing but the parameters and its number. So any number of workers gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+import pyarrow as pa
+
+from presage_etl.synthetic import ceilings, oracle, truth
+from presage_etl.synthetic.export import EXPORT, write_manifest, write_site
+from presage_etl.synthetic.hazards import Model, build_model
+from presage_etl.synthetic.headline import write_tasks
+from presage_etl.synthetic.images import ImageResult, ImageTask, make_images
+from presage_etl.synthetic.parameters import Parameters, check_condition_parents
+from presage_etl.synthetic.persons import draw_person
+from presage_etl.synthetic.shards import (
+    LABELS,
+    ShardResult,
+    ShardTask,
+    make_shard,
+    orphan_scan,
+    orphan_scans,
+    scan_rows,
+)
+from presage_etl.synthetic.site import site_toml
+from presage_etl.synthetic.vocabulary import build_vocabulary, write_vocabulary
+from presage_platform.errors import DiskFullError, InputError
+from presage_platform.logs import get_logger
+from presage_platform.parallel import map_partitions
+from presage_platform.progress import Progress
+
+PARTIAL = "synth.partial"
+SUMMARY = "synth.json"
+BYTES_PER_RESOURCE, RESOURCES_PER_PERSON = 900, 180
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SynthReport:
+    """What was made; `made` is false when the folder held the same hospital already."""
+
+    folder: Path
+    made: bool
+    counts: dict[str, int]
+
+    def summary(self) -> str:
+        """Lines for people."""
+        head = "made" if self.made else "unchanged: the folder holds this hospital already"
+        return "\n".join([f"synthetic hospital {head}"] + [f"{n:>10,} {name}" for name, n in self.counts.items()])
+
+
+def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None = None) -> SynthReport:
+    """Write a synthetic hospital.
+
+    Parameters
+    ----------
+    folder
+        New or empty; a folder that holds the same hospital is left as it is.
+    parameters
+        Everything that decides the bytes.
+    workers
+        Processes; their number changes no byte.
+
+    Raises
+    ------
+    InputError
+        The folder holds something else, or cannot be written.
+    DiskFullError
+        Less than 1.2 times the estimated size is free.
+    """
+    check_condition_parents(parameters)
+    digest = parameters.digest()
+    done = _present(folder, digest)
+    if done is not None:
+        return SynthReport(folder, False, done)
+    _prepare(folder, digest, parameters)
+    model = build_model(parameters)
+    shards = _make_records(folder, parameters, model, workers)
+    studies = sorted({study for shard in shards for study in shard.scans})
+    orphans = orphan_scans(parameters)
+    images = _make_images(folder, parameters, studies + [(index, 0) for index in orphans], workers)
+    write_vocabulary(folder / "vocabulary", build_vocabulary(model))
+    write_tasks(folder / "tasks", parameters, model)
+    (folder / "site.toml").write_text(site_toml(parameters), encoding="utf-8")
+    _write_truth(folder / "truth", parameters, model, shards, images, orphans)
+    counts = {
+        "persons": parameters.patients,
+        "resources": sum(number for shard in shards for number in shard.counts.values()),
+        "studies": len(studies) + len(orphans),
+        "files": sum(len(batch.files) for batch in images),
+        "leaf conditions": len(model.leaves),
+    }
+    _finish(folder, digest, parameters, counts, images)
+    log.info("synthetic hospital made", extra={"fields": dict(counts)})
+    return SynthReport(folder, True, counts)
+
+
+def _present(folder: Path, digest: str) -> dict[str, int] | None:
+    """Counts of the hospital that the folder holds already; None when it may be made there."""
+    summary = folder / SUMMARY
+    if summary.is_file():
+        found = json.loads(summary.read_text(encoding="utf-8"))
+        if found.get("parameters_sha256") == digest:
+            return dict(found["counts"])
+        raise InputError(f"{folder} holds a synthetic hospital of other parameters: choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: name a new or empty one")
+    if folder.is_dir() and any(folder.iterdir()):
+        partial = folder / PARTIAL
+        if not partial.is_file() or partial.read_text(encoding="utf-8").strip() != digest:
+            raise InputError(f"{folder} is not empty: name a new or empty folder")
+    return None
+
+
+def _prepare(folder: Path, digest: str, parameters: Parameters) -> None:
+    """Make the folders; what an interrupted run left is removed and made again."""
+    columns, rows, slices = parameters.grid
+    studies = parameters.patients * (1 + parameters.cohort.extra_scans) * (1 + parameters.cohort.orphan_studies)
+    size = (
+        studies * slices * (columns * rows * 2 + 4096) + parameters.patients * RESOURCES_PER_PERSON * BYTES_PER_RESOURCE
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < 1.2 * size:
+            raise DiskFullError(
+                f"{folder} needs about {1.2 * size / 1e9:.1f} GB free: make room or choose another disk"
+            )
+        for name in ("fhir", "dicom", "vocabulary", "tasks", "truth"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / PARTIAL).write_text(digest, encoding="utf-8")
+        (folder / EXPORT).mkdir(parents=True)
+        (folder / "dicom").mkdir()
+        (folder / "truth").mkdir()
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+
+
+def _make_records(folder: Path, parameters: Parameters, model: Model, workers: int | None) -> list[ShardResult]:
+    size = parameters.persons_per_shard
+    starts = range(0, parameters.patients, size)
+    tasks = [
+        ShardTask(folder / EXPORT, parameters, model, shard, start, min(start + size, parameters.patients))
+        for shard, start in enumerate(starts)
+    ]
+    shards = []
+    with Progress("records", total=len(tasks), unit="shards") as bar:
+        for result in map_partitions(make_shard, tasks, workers=workers):
+            shards.append(result)
+            bar.advance(1)
+    shards.sort(key=lambda result: result.shard)
+    counts = write_site(folder / EXPORT)
+    for shard in shards:
+        counts |= shard.counts
+    write_manifest(folder / EXPORT, parameters, counts)
+    return shards
+
+
+def _make_images(
+    folder: Path, parameters: Parameters, studies: list[tuple[int, int]], workers: int | None
+) -> list[ImageResult]:
+    size = parameters.studies_per_task
+    tasks = [
+        ImageTask(folder / "dicom", parameters, tuple(studies[start : start + size]))
+        for start in range(0, len(studies), size)
+    ]
+    batches = []
+    with Progress("images", total=len(studies), unit="studies") as bar:
+        for result in map_partitions(make_images, tasks, workers=workers):
+            batches.append(result)
+            bar.advance(len(result.rows))
+    return sorted(batches, key=lambda batch: str(batch.rows[0]["study"]))
+
+
+def _write_truth(
+    folder: Path,
+    parameters: Parameters,
+    model: Model,
+    shards: list[ShardResult],
+    images: list[ImageResult],
+    orphans: list[int],
+) -> None:
+    tables: dict[str, truth.Rows] = {}
+    expected: Counter[str] = Counter()
+    for shard in shards:
+        expected.update(shard.expected)
+        for name, rows in shard.tables.items():
+            tables.setdefault(name, []).extend(rows)
+    for index in orphans:
+        person = draw_person(parameters, index)
+        rows_of = scan_rows(
+            person, orphan_scan(person), parameters.seed, known=False, in_ehr=False, zone=parameters.calendar.zone
+        )
+        for name, rows in rows_of.items():
+            tables[name].extend(rows)
+    made = {row["study"]: row for batch in images for row in batch.rows}
+    tables["scans"] = [scan | made[scan["study"]] for scan in _level(tables["scans"])]
+    tables["chosen"] = [
+        {"study": row["study"], "series_uid": row["series_uid"], "reason": "only series"} for row in tables["scans"]
+    ]
+    tables["coefficients"] = truth.coefficient_rows(model)
+    locations = set().union(*(shard.locations for shard in shards))
+    tables["expected_counts"] = truth.expected_rows(parameters, expected, tables["links"], len(locations), len(made))
+    headlines = pa.Table.from_pylist(tables.pop("true_labels", []), schema=LABELS)
+    labels = pa.concat_tables([headlines, *(table for shard in shards for table in shard.concept_labels)])
+    labels = labels.combine_chunks()
+    for name, rows in tables.items():
+        truth.write_table(folder, name, rows)
+    truth.write_table(folder, "true_labels", labels)
+    truth.write_planted(folder)
+    oracle.write_oracles(folder, parameters, model, tables["scans"], tables["persons"])
+    ceilings.write_ceilings(folder, parameters, model)
+    truth.write_readme(folder)
+
+
+def _level(rows: truth.Rows) -> truth.Rows:
+    """Give every row the same columns."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [{column: row.get(column) for column in columns} for row in rows]
+
+
+def _finish(
+    folder: Path, digest: str, parameters: Parameters, counts: dict[str, int], images: list[ImageResult]
+) -> None:
+    """Write synth.json with the sha256 of every file, and take the mark of an unfinished run away."""
+    files = {f"dicom/{name}": sha for batch in images for name, sha in batch.files}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith("dicom/") and name != PARTIAL:
+            files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    summary = {
+        "synthetic": True,
+        "generator": parameters.version,
+        "seed": parameters.seed,
+        "parameters_sha256": digest,
+        "counts": counts,
+        "parameters": parameters.model_dump(mode="json"),
+        "files": dict(sorted(files.items())),
+    }
+    temporary = folder / f"{SUMMARY}.tmp"
+    temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / SUMMARY)
+    (folder / PARTIAL).unlink()

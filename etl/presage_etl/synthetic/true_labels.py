@@ -1,0 +1,146 @@
+"""What every label must be, by a plain reading of the simulated record: one study and one task at a time.
+
+The rules are those of the labeling documentation (risk start, history, follow-up end, death, guard of the visit),
+written a second time on purpose: nothing here is shared with the code that it checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+from numpy.typing import NDArray
+
+from presage_etl.synthetic.chart import Chart
+from presage_etl.synthetic.clock import DAY_S, wall
+from presage_etl.synthetic.events import NEVER, History, label_time
+from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.persons import Scan
+
+CENSORED, EVENT, COMPETING, PREVALENT, MASKED = "censored", "event", "competing", "prevalent", "masked"
+LAST_SECOND = DAY_S - 1
+MIN_LAG_S = DAY_S  # outcome tasks that read conditions: the day after the scan
+MIN_PRIOR_DAYS = 365
+DEATH_PAD_S = 60 * DAY_S
+
+
+@dataclass(frozen=True)
+class Label:
+    """State of one study and task in the task's own view, and the time of its next event in seconds."""
+
+    task: str
+    view: str  # incident or next
+    state: str
+    prevalent: bool
+    time_s: int | None
+    end_s: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A study's observation: seconds on the wall clock."""
+
+    t0: int
+    first_day: int
+    end: int  # the record's end, as its last day's last second
+    death: int | None
+    guard_end: int
+
+
+def observe(history: History, chart: Chart, scan: Scan, cut: date) -> Window:
+    """Return what the record says around one study."""
+    death = None
+    if history.death != NEVER:
+        death = history.death // DAY_S * DAY_S + LAST_SECOND if history.death_day_only else history.death
+    last_day = min(max(chart.days), wall(cut) // DAY_S)
+    return Window(
+        t0=scan.t0,
+        first_day=min(chart.days),
+        end=last_day * DAY_S + LAST_SECOND,
+        death=death,
+        guard_end=_guard_end(history, scan.t0),
+    )
+
+
+def headline_labels(parameters: Parameters, model: Model, history: History, window: Window) -> list[Label]:
+    """Labels of the outcome tasks in tasks/."""
+    times = record_times(history)
+    labels = []
+    for headline in parameters.headline:
+        if headline.condition == "death":
+            labels.append(_death(headline.task, window, wall(parameters.calendar.cut) + LAST_SECOND))
+        else:
+            members = model.members(headline.condition)
+            labels.append(_incident(headline.task, window, np.sort(np.concatenate([times[m] for m in members]))))
+    return labels
+
+
+def concept_labels(model: Model, history: History, window: Window) -> list[Label]:
+    """Labels of every leaf as a task of a task set: next event, from the scan on, no guard."""
+    times = record_times(history)
+    labels = []
+    end, by_death = _follow_up(window)
+    for leaf, about in enumerate(model.leaves):
+        members = model.members(about.name)
+        events = np.sort(np.concatenate([times[m] for m in members]))
+        after = events[(events > window.t0) & (events <= end)]
+        prevalent = bool(np.any(events <= window.t0))
+        state = EVENT if len(after) else COMPETING if by_death else CENSORED
+        if end <= window.t0:
+            state = MASKED
+        time = int(after[0]) - window.t0 if len(after) and state == EVENT else None
+        task = f"concept:{model.leaves[leaf].concept_id}"
+        labels.append(Label(task, "next", state, prevalent, time, max(end - window.t0, 0)))
+    return labels
+
+
+def record_times(history: History) -> dict[int, NDArray[np.int64]]:
+    """Recorded times of each leaf, as a reader of the record sees them."""
+    times: dict[int, list[int]] = {leaf: [] for leaf in range(len(history.onset))}
+    for diagnosis in history.diagnoses:
+        if diagnosis.leaf != NEVER:
+            times[diagnosis.leaf].append(label_time(diagnosis))
+    return {leaf: np.array(values, dtype=np.int64) for leaf, values in times.items()}
+
+
+def _guard_end(history: History, t0: int) -> int:
+    """End of the visits around t0, joined where they are at most a day apart."""
+    end = max((visit.end for visit in history.visits if visit.start <= t0 <= visit.end), default=t0)
+    joined = True
+    while joined:
+        later = [v.end for v in history.visits if v.end > end and t0 <= v.start <= end + DAY_S]
+        joined = bool(later)
+        end = max(later, default=end)
+    return end
+
+
+def _follow_up(window: Window) -> tuple[int, bool]:
+    """End of follow-up, and whether death ended it."""
+    if window.death is not None and window.death <= window.end + DEATH_PAD_S:
+        return min(window.death, window.end), True
+    return window.end, False
+
+
+def _incident(task: str, window: Window, events: NDArray[np.int64]) -> Label:
+    start = max(window.t0 + MIN_LAG_S, window.guard_end)
+    end, by_death = _follow_up(window)
+    prevalent = bool(np.any(events <= start))
+    after = events[(events > start) & (events <= end)]
+    time = int(after[0]) - window.t0 if len(after) else None
+    if end <= start or window.t0 // DAY_S - window.first_day < MIN_PRIOR_DAYS:
+        state = MASKED
+    elif prevalent:
+        state = PREVALENT
+    else:
+        state = EVENT if len(after) else COMPETING if by_death else CENSORED
+    return Label(task, "incident", state, prevalent, time, max(end - window.t0, 0))
+
+
+def _death(task: str, window: Window, cut: int) -> Label:
+    """Death as the event: everybody is followed a little beyond the record's end, dead or alive alike."""
+    end = min(window.end + DEATH_PAD_S, cut)
+    time = window.death - window.t0 if window.death is not None and window.t0 < window.death <= end else None
+    state = MASKED if end <= window.t0 else EVENT if time is not None else CENSORED
+    return Label(task, "next", state, False, time, max(end - window.t0, 0))

@@ -1,0 +1,120 @@
+"""The truth beside the hospital: one Parquet file a question, and a README that names their columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from presage_etl.synthetic.export import NUM_PRACTITIONERS
+from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.shards import Rows
+
+STAGES = ("etl", "link")
+MEANINGS = {
+    "persons": "demography, record start (origin_s), first scan or pseudo-index (index_s), scores z1…z8, invisible u1…u4",
+    "scans": "one row a study: t0_s, scores and natural units of the latents shown, affine_ras, shape_zyx, volume_sha256",
+    "coefficients": "one row a leaf condition (and `death`): base rate, shape, log hazard ratios a sd, kind, concept",
+    "onsets": "onset_s, first_recorded_s (as a reader of the record sees it), prevalent at the first scan",
+    "death_censor": "end of the record, death, first and last day of the record",
+    "visits": "every encounter",
+    "true_labels": "state and time_s of each study and outcome task (its own view), and of each leaf as `concept:<id>`",
+    "oracle_risk": "P(onset before horizon and before death | at risk, z, u, age, sex) and the linear predictor",
+    "oracle_image": "the same given z, age and sex only: the ceiling of any image model",
+    "ceilings": "concordance and AUROC of both oracles on recorded labels of a large simulation, with standard errors",
+    "planted_dicom": "defects planted in images (this preset: none)",
+    "planted_fhir": "defects planted in resources (this preset: none)",
+    "links": "per study the person, the class and confidence of the link, or the reason of its quarantine",
+    "chosen": "the series that must represent each study, and why",
+    "joins": "keys of truth beside FHIR ids and DICOM UIDs",
+    "expected_counts": "rows of each table after `etl fhir` (stage etl) and `link` (stage link), verdicts, quarantine",
+}
+README_HEAD = """# Truth of a synthetic hospital
+
+Only synthetic, test and demonstration code reads this folder. Times ending in `_s` are seconds since 1970 on the
+hospital's wall clock. No row comes from a real person. synthetic: true
+
+"""
+PLANTED = pa.schema(
+    [("kind", pa.string()), ("where", pa.string()), ("expected", pa.string()), ("reasons", pa.list_(pa.string()))]
+)
+
+
+def write_table(folder: Path, name: str, rows: Rows | pa.Table) -> None:
+    """Write one table; rows keep their order."""
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / f"{name}.parquet", compression="zstd", store_schema=False)
+
+
+def write_planted(folder: Path) -> None:
+    """Write the lists of planted defects: empty, and read as such."""
+    for name in ("planted_dicom", "planted_fhir"):
+        write_table(folder, name, PLANTED.empty_table())
+
+
+def write_readme(folder: Path) -> None:
+    """Describe every table."""
+    lines = [f"- `{name}.parquet`: {meaning}" for name, meaning in sorted(MEANINGS.items())]
+    (folder / "README.md").write_text(README_HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def coefficient_rows(model: Model) -> Rows:
+    """One row a leaf condition, and one for death."""
+    rows: Rows = []
+    for place, leaf in enumerate(model.leaves):
+        row: dict[str, Any] = {
+            "condition": leaf.name,
+            "concept_id": leaf.concept_id,
+            "kind": leaf.kind,
+            "family": leaf.family,
+            "risk_1y": leaf.risk,
+            "log_rate": float(model.log_rate_C[place]),
+            "kappa": model.kappa,
+            "age": float(model.age_C[place]),
+            "male": float(model.male_C[place]),
+        }
+        row |= {f"z{n + 1}": float(value) for n, value in enumerate(model.beta_CZ[place])}
+        rows.append(row | {f"u{n + 1}": float(value) for n, value in enumerate(model.gamma_CU[place])})
+    death: dict[str, Any] = dict.fromkeys(rows[0], None) | {
+        "condition": "death",
+        "kind": "mixed",
+        "log_rate": model.death_log_rate,
+        "kappa": 1.0,
+        "age": model.death_age,
+        "male": 0.0,
+    }
+    death |= {f"z{n + 1}": float(value) for n, value in enumerate(model.death_beta_Z)}
+    rows.append(death | {f"u{n + 1}": float(value) for n, value in enumerate(model.death_gamma_U)})
+    return rows
+
+
+def expected_rows(
+    parameters: Parameters, rows: Counter[str], links: Rows, num_locations: int, num_volumes: int
+) -> Rows:
+    """Counts that each stage of a right pipeline must show."""
+    linked = [link for link in links if link["person"] is not None]
+    unknown = sum(link["class"] == "patient_id" for link in linked)
+    quarantined = Counter(link["reason"] for link in links if link["person"] is None)
+    tables = dict(rows)
+    tables |= {
+        "care_site": 2,  # the organization, and radiology
+        "location": num_locations + 1,
+        "provider": NUM_PRACTITIONERS,
+        "cdm_source": 1,
+    }
+    found = [("etl", "table", name, number) for name, number in tables.items()]
+    found.append(("etl", "dead", "all", 0))
+    found.append(("link", "table", "image_occurrence", len(linked)))
+    # A linked study without an order or procedure in the EHR gets one made by the link.
+    found.append(("link", "table", "procedure_occurrence", tables.get("procedure_occurrence", 0) + unknown))
+    found.append(("link", "linked", "all", len(linked)))
+    found += [("link", "quarantine", str(reason), number) for reason, number in quarantined.items()]
+    found += [("images", "studies", "all", num_volumes), ("images", "verdict", "ok", num_volumes)]
+    return [
+        {"stage": stage, "kind": kind, "name": name, "expected": int(number)}
+        for stage, kind, name, number in sorted(found)
+    ]
