@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from presage_etl.dicom.candidate import Candidate
 from presage_etl.dicom.decode import NativeVolume, read_native
@@ -18,10 +19,14 @@ from presage_etl.dicom.resample import ProcessedVolume, apply_recipe
 from presage_platform.errors import StaleSeriesError
 from presage_platform.parallel import map_partitions
 from presage_platform.settings import SeriesSettings
+from presage_platform.volumes.catalogue import Verdict
 from presage_platform.volumes.recipe import VolumeRecipe
 from presage_platform.volumes.record import SliceOrigin, VolumeRecord, make_volume_id
 from presage_platform.volumes.store import StoreWriter, store_folder
 from presage_platform.volumes.writer import stage_record
+
+FINAL = "pixels"
+"""`verdict_stage` of a candidate whose pixels were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,21 @@ class Stores:
 
     def __init__(self, writers: Sequence[StoreWriter]) -> None:
         self.writers = list(writers)
-        self.num_known = 0
 
     def known(self, candidate: Candidate) -> dict[str, str]:
-        """Volumes of a candidate that are there already: recipe hash → volume id."""
+        """Volumes of a candidate that need not be made again: recipe hash → volume id.
+
+        A volume counts when the candidate's final verdict is known too: from the ledger, or, where a killed run did
+        not come so far, from what it left beside the staged volume.
+        """
         hashes = [ref.header_hash for ref in candidate.slices]
-        found = {writer.recipe.recipe_hash: writer.find(candidate.series_key, hashes) for writer in self.writers}
-        return {recipe_hash: volume_id for recipe_hash, volume_id in found.items() if volume_id is not None}
+        found: dict[str, str] = {}
+        for writer in self.writers:
+            is_final = candidate.verdict_stage == FINAL
+            volume_id = writer.find(candidate.series_key, hashes, some_unused=is_final)
+            if volume_id is not None and (is_final or _restore(candidate, writer.staged_row(volume_id))):
+                found[writer.recipe.recipe_hash] = volume_id
+        return found
 
     def keep(self, volume_ids: Mapping[str, str]) -> None:
         """Declare staged volumes wanted."""
@@ -103,6 +116,15 @@ def open_stores(volumes_dir: Path, recipes: Sequence[VolumeRecipe], *, codec: st
         )
 
 
+def _restore(candidate: Candidate, staged: Mapping[str, Any] | None) -> bool:
+    """Give a candidate the verdict that a killed run reached; False when it left none."""
+    if staged is None:
+        return False
+    candidate.verdict, candidate.verdict_stage = Verdict(staged["verdict"]), FINAL
+    candidate.reasons, candidate.actions = list(staged["reasons"]), list(staged["actions"])
+    return True
+
+
 def convert(conversions: Iterable[Conversion], *, workers: int | None = None) -> Iterator[Converted]:
     """Convert candidates in parallel; results come as they finish."""
     yield from map_partitions(convert_one, conversions, workers=workers)
@@ -121,10 +143,10 @@ def convert_one(conversion: Conversion) -> Converted:
         for target in conversion.targets:
             processed = apply_recipe(native, target.recipe)
             record = volume_record(conversion, native, processed, target.recipe)
-            stage_record(target.staging, record, target.recipe, codec=target.codec)
+            native.reasons.extend(reason for reason in processed.reasons if reason not in native.reasons)
+            stage_record(target.staging, record, target.recipe, codec=target.codec, reasons=native.reasons)
             result.volume_ids[target.recipe.recipe_hash] = record.volume_id
             result.num_bytes += record.array.nbytes
-            native.reasons.extend(reason for reason in processed.reasons if reason not in native.reasons)
     native.array = native.valid = None  # voxels stay in this process
     result.seconds = time.monotonic() - started
     return result

@@ -111,12 +111,20 @@ class StoreWriter:
         if volume_id not in self._present:
             self._wanted.add(volume_id)
 
-    def find(self, series_key: str, header_hashes: Sequence[str]) -> str | None:
-        """Id of the volume, stored or staged, that was made from exactly these slices; None when there is none."""
+    def find(self, series_key: str, header_hashes: Sequence[str], *, some_unused: bool = False) -> str | None:
+        """Id of the volume, stored or staged, that was made from exactly these slices; None when there is none.
+
+        With `some_unused` a volume that leaves some of them out counts too: pixels of a slice may be unusable.
+        """
         for volume_id, hashes in self._known().get(series_key, []):
-            if hashes == list(header_hashes):
+            if hashes == list(header_hashes) or (some_unused and set(hashes) <= set(header_hashes)):
                 return volume_id
         return None
+
+    def staged_row(self, volume_id: str) -> dict[str, Any] | None:
+        """What a killed run left about a volume that still waits for its shard, `reasons` included."""
+        path = _staged_path(self.staging, volume_id)
+        return read_staged_row(path) if path.exists() else None
 
     def refresh(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
         """Bring the columns in `REFRESHED` of stored and staged volumes up to date; returns how many stored changed."""
@@ -231,8 +239,13 @@ class StoreWriter:
             self._lock = None
 
 
-def stage_record(staging: Path, record: VolumeRecord, recipe: VolumeRecipe, *, codec: str = "raw") -> None:
-    """Write one volume beside the shards, durably; safe to call from many processes at once."""
+def stage_record(
+    staging: Path, record: VolumeRecord, recipe: VolumeRecipe, *, codec: str = "raw", reasons: Sequence[str] = ()
+) -> None:
+    """Write one volume beside the shards, durably; safe to call from many processes at once.
+
+    `reasons` are kept until the volume has its shard, so that a run that continues a killed one need not decode again.
+    """
     header, blocks = encode_record(record, codec=codec)
     row = {
         **facts_of(record),
@@ -252,6 +265,7 @@ def stage_record(staging: Path, record: VolumeRecord, recipe: VolumeRecipe, *, c
         "mask_offset": header.mask_start,
         "mask_nbytes": header.mask_nbytes,
         "thumbnails_ref": record.thumbnails_ref,
+        "reasons": list(reasons),
     }
     text = json.dumps(row, allow_nan=False).encode()
     data = b"".join([len(text).to_bytes(_LENGTH_NBYTES, "little"), text, *blocks])
@@ -307,7 +321,7 @@ def _placed(row: dict[str, Any], shard: int, position: int) -> dict[str, Any]:
     """The staged row with its place: `position` is where the record's header begins."""
     has_mask = row["mask_nbytes"] > 0
     return {
-        **row,
+        **{name: value for name, value in row.items() if name != "reasons"},
         "shard": shard,
         "offset": position + HEADER_NBYTES,
         "mask_offset": position + row["mask_offset"] if has_mask else None,
