@@ -77,7 +77,8 @@ def rank(candidates: Sequence[Candidate], policy: ChoiceSettings, overrides: dic
             studies[candidate.study_uid].append(candidate)
         elif override is not None and override.use and _names_series(candidate, overrides or {}):
             raise InputError(
-                f"choice.override asks for series {candidate.series_key[:12]}, which is {candidate.verdict}: remove its line"
+                f"choice.override asks for series {candidate.series_key[:12]}, which is {candidate.verdict}: "
+                "remove its line"
             )
     for study in studies.values():
         _rank_study(study, policy, overrides or {})
@@ -134,11 +135,11 @@ def header_digest(candidate: Candidate) -> str:
 
 @lru_cache(maxsize=1)
 def _kernel_table() -> tuple[tuple[re.Pattern[str], re.Pattern[str], str], ...]:
-    with files("presage_etl.dicom").joinpath("kernels.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(
-            (re.compile(line["vendor"], re.IGNORECASE), re.compile(line["pattern"]), line["class"])
-            for line in csv.DictReader(file)
-        )
+    table = files("presage_etl.dicom").joinpath("kernels.csv").read_text(encoding="utf-8")
+    return tuple(
+        (re.compile(line["vendor"], re.IGNORECASE), re.compile(line["pattern"]), line["class"])
+        for line in csv.DictReader(table.splitlines())
+    )
 
 
 def _override_of(candidate: Candidate, overrides: dict[str, Override]) -> Override | None:

@@ -110,9 +110,9 @@ def decode_encapsulated(payload: bytes, ref: SliceRef, plugin: Plugin) -> NDArra
 
 
 def _decode_openjpeg(frame: bytes) -> NDArray[Any]:
-    import openjpeg
+    from openjpeg.utils import decode
 
-    return np.asarray(openjpeg.decode(frame))
+    return np.asarray(decode(frame))
 
 
 def _decode_rle(frame: bytes, ref: SliceRef) -> NDArray[Any]:
@@ -125,7 +125,7 @@ def _decode_rle(frame: bytes, ref: SliceRef) -> NDArray[Any]:
 
 
 def _decode_by_pydicom(payload: bytes, ref: SliceRef, plugin: Plugin) -> NDArray[Any]:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     frame, _ = get_decoder(ref.transfer_syntax_uid).as_array(
         payload,
@@ -148,7 +148,7 @@ def _decode_by_pydicom(payload: bytes, ref: SliceRef, plugin: Plugin) -> NDArray
 def decode_with_pydicom(path: str, ref: SliceRef) -> NDArray[Any]:
     """Decode a native frame that cannot be read in place: big endian, deflated."""
     import pydicom
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's texts quote element values

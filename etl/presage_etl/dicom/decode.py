@@ -125,7 +125,7 @@ class _Reading:
             self.invalid[place] = invalid
 
     def _path(self, ref: SliceRef) -> str:
-        return os.path.join(self.roots[ref.root_id], ref.rel_path)
+        return str(self.roots[ref.root_id] / ref.rel_path)
 
     def _raw(self, ref: SliceRef, out: NDArray[np.int16]) -> NDArray[Any]:
         """Return a frame as it is stored; uncompressed 16-bit pixels are read straight into `out`."""

@@ -43,7 +43,7 @@ _IMAGELESS_CLASS_PREFIXES = tuple(
 _ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
 
 
-def read_header(path: Path | str, size: int) -> tuple[ReadStatus, Header | None]:
+def read_header(path: Path | str | bytes, size: int) -> tuple[ReadStatus, Header | None]:
     """Read the header of one file.
 
     Parameters

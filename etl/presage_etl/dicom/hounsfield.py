@@ -78,8 +78,8 @@ def inverted(stored: Stored, ref: SliceRef) -> Stored:
     if ref.photometric != "MONOCHROME1":
         return stored
     if ref.pixel_representation == 1:
-        return -1 - stored  # type: ignore[no-any-return]  # least + greatest value of two's complement
-    return np.uint16((1 << ref.bits_stored) - 1) - stored  # type: ignore[no-any-return]
+        return -1 - stored  # least + greatest value of two's complement
+    return np.uint16((1 << ref.bits_stored) - 1) - stored
 
 
 def hounsfield(
@@ -133,7 +133,7 @@ def _add_in_place(values: Stored, ref: SliceRef, counts: SliceCounts, out: NDArr
 
 def _rescale(values: Stored, ref: SliceRef, lut: Any | None, counts: SliceCounts, out: NDArray[np.int16]) -> None:
     if lut is not None:
-        from pydicom.pixels import apply_modality_lut
+        from pydicom.pixels.processing import apply_modality_lut
 
         exact = np.asarray(apply_modality_lut(values, lut), np.float64)
     else:

@@ -16,9 +16,9 @@ MAX_SIDE, MAX_FRAMES = 4096, 65_536
 _UID = re.compile(r"[0-9.]{1,64}")
 DERIVED_WORDS = frozenset(
     {
-        "MPR", "CSA MPR", "CSAMPR", "CPR", "REFORMATTED", "MIP", "MINIP", "MNIP", "MAXIP", "PROJECTION IMAGE", "AVERAGE",
-        "AVG", "MEAN", "VRT", "SSD", "3D", "PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "SUBTRACTION", "DIFFERENCE",
-        "DOSE", "DOSE REPORT", "SCREEN SAVE", "FUSION", "RESAMPLED",
+        "MPR", "CSA MPR", "CSAMPR", "CPR", "REFORMATTED", "MIP", "MINIP", "MNIP", "MAXIP", "PROJECTION IMAGE",
+        "AVERAGE", "AVG", "MEAN", "VRT", "SSD", "3D", "PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "SUBTRACTION",
+        "DIFFERENCE", "DOSE", "DOSE REPORT", "SCREEN SAVE", "FUSION", "RESAMPLED",
     }
 )  # fmt: skip
 _CLOCKS = (

@@ -151,7 +151,7 @@ def _read_chunk(chunk: _Chunk) -> pa.Table:
 
 
 def _read_file(file: FoundFile, chunk: _Chunk) -> dict[str, Any]:
-    status, header = read_header(os.path.join(chunk.roots[file.root_id], file.rel_path), file.size)
+    status, header = read_header(chunk.roots[file.root_id] + b"/" + file.rel_path, file.size)
     if header is None:
         row = empty_row()
     else:

@@ -78,9 +78,9 @@ def register_sources(given: Sequence[Path | str], catalogue_dir: Path) -> list[S
 def walk_source(source: Source, skipped: Skipped, *, follow_links: bool = False) -> Iterator[FoundFile]:
     """Yield every regular file of a source, folder by folder in the order of names."""
     root = os.fsencode(source.root)
-    start = os.path.join(root, source.below) if source.below else root
+    start = root + b"/" + source.below if source.below else root
     if source.is_file:
-        found = os.stat(start)
+        found = os.stat(start)  # noqa: PTH116 - names are bytes
         yield FoundFile(source.root_id, source.below, found.st_size, found.st_mtime_ns)
         return
     yield from _Walk(source.root_id, root, skipped, follow_links).folder(start, source.below)
@@ -148,7 +148,7 @@ class _Walk:
 
     def _entries(self, path: bytes) -> list[os.DirEntry[bytes]]:
         try:
-            found = os.stat(path)
+            found = os.stat(path)  # noqa: PTH116 - names are bytes
             if (found.st_dev, found.st_ino) in self.entered:
                 return []
             self.entered.add((found.st_dev, found.st_ino))

@@ -66,11 +66,11 @@ _VRS_OF_KIND = {  # b"": an implicit data set names none
 _PLAIN_CHARSETS = {"": "latin-1", "ISO_IR 6": "latin-1", "ISO_IR 100": "latin-1", "ISO_IR 192": "utf-8"}
 
 
-class _Unsure(Exception):
+class _UnsureError(Exception):
     """The walker meets something that only pydicom should judge."""
 
 
-class _Short(Exception):
+class _ShortError(Exception):
     """The walk left the bytes at hand; more of the file is needed."""
 
 
@@ -89,22 +89,22 @@ def walk_header(descriptor: int, size: int) -> Header | None:
         prefix = os.pread(descriptor, min(prefix_bytes, size), 0)
         try:
             return _walk(prefix, size)
-        except _Short:
+        except _ShortError:
             if len(prefix) >= size or prefix_bytes >= MAX_PREFIX_BYTES:
                 return None
             prefix_bytes *= 4
-        except (_Unsure, error, IndexError):
+        except (_UnsureError, error, IndexError):
             return None
 
 
 def _walk(data: bytes, size: int) -> Header:
     if data[128:132] != b"DICM":
-        raise _Unsure
+        raise _UnsureError
     header = Header()
     position = _walk_meta(data, header)
     syntax = header.transfer_syntax_uid or ""
     if not syntax.startswith(IMPLICIT_LE) or syntax in (DEFLATED, EXPLICIT_BE):
-        raise _Unsure
+        raise _UnsureError
     implicit = syntax == IMPLICIT_LE
     raw: dict[str, tuple[str, bytes]] = {}
     end = _walk_data_set(data, position, header, raw, implicit=implicit)
@@ -124,26 +124,26 @@ def _next_explicit(data: bytes, position: int) -> tuple[int, bytes, int, int]:
         return key, vr, length, position + 8
     if vr in _LONG_VRS:
         return key, vr, _LONG(data, position + 8)[0], position + 12
-    raise _Unsure
+    raise _UnsureError
 
 
 def _walk_meta(data: bytes, header: Header) -> int:
     """Read group 0002; return where the data set starts."""
     key, _, length, position = _next_explicit(data, 132)
     if key != _GROUP_LENGTH or length != 4:
-        raise _Unsure
+        raise _UnsureError
     end = position + 4 + _LONG(data, position)[0]
     position += 4
     found: dict[int, str] = {}
     while position < end:
         key, _, length, position = _next_explicit(data, position)
         if key & 0xFFFF != 2:
-            raise _Unsure
+            raise _UnsureError
         if key in (_META_CLASS, _META_SOP, _META_SYNTAX):
             found[key] = data[position : position + length].decode("latin-1").strip(" \0")
         position += length
     if position != end:
-        raise _Unsure
+        raise _UnsureError
     header.meta_sop_class_uid = found.get(_META_CLASS) or None
     header.meta_sop_uid = found.get(_META_SOP) or None
     header.transfer_syntax_uid = found.get(_META_SYNTAX) or None
@@ -173,9 +173,9 @@ def _walk_data_set(
             value = data[value_at:position] if entry else b""
         if entry is not None:
             if vr not in _VRS_OF_KIND[entry[1]] or (length == UNDEFINED and entry[1] != PRESENT):
-                raise _Unsure
+                raise _UnsureError
             raw[entry[0]] = (entry[1], value)
-    raise _Short
+    raise _ShortError
 
 
 def _see(key: int, length: int, overlays: dict[int, bool]) -> None:
@@ -184,28 +184,28 @@ def _see(key: int, length: int, overlays: dict[int, bool]) -> None:
     if _FIRST_OVERLAY <= group <= _LAST_OVERLAY:
         overlays[group] = overlays.get(group, False) or key >> 16 == _OVERLAY_DATA
     elif group <= _LAST_META_GROUP or group == _DELIMITER_GROUP or (key in _DEEP and length):
-        raise _Unsure
+        raise _UnsureError
 
 
 def _skip_sequence(data: bytes, position: int, vr: bytes, *, implicit: bool) -> int:
     if not implicit and vr != b"SQ":
-        raise _Unsure
+        raise _UnsureError
     return _skip_items(data, position, implicit=implicit, depth=1)
 
 
 def _skip_items(data: bytes, position: int, *, implicit: bool, depth: int) -> int:
     """Return the place after a sequence of undefined length."""
     if depth > MAX_DEPTH:
-        raise _Unsure
+        raise _UnsureError
     while True:
         if position + 8 > len(data):
-            raise _Short
+            raise _ShortError
         key, length = _IMPLICIT(data, position)
         position += 8
         if key == _SEQUENCE_END:
             return position
         if key != _ITEM:
-            raise _Unsure
+            raise _UnsureError
         position = position + length if length != UNDEFINED else _skip_item(data, position, implicit, depth)
 
 
@@ -214,7 +214,7 @@ def _skip_item(data: bytes, position: int, implicit: bool, depth: int) -> int:
     step = _next_implicit if implicit else _next_explicit
     while True:
         if position + 12 > len(data):
-            raise _Short
+            raise _ShortError
         if _IMPLICIT(data, position)[0] == _ITEM_END:
             return position + 8
         _, vr, length, position = step(data, position)
@@ -223,7 +223,7 @@ def _skip_item(data: bytes, position: int, implicit: bool, depth: int) -> int:
         elif implicit or vr == b"SQ":
             position = _skip_items(data, position, implicit=implicit, depth=depth + 1)
         else:
-            raise _Unsure
+            raise _UnsureError
 
 
 def _take_values(header: Header, raw: dict[str, tuple[str, bytes]]) -> None:
@@ -238,7 +238,7 @@ def _text(value: bytes, charset: str) -> list[Any]:
     if not value.isascii() or b"\x1b" in value:
         encoding = _PLAIN_CHARSETS.get(charset)
         if encoding is None:
-            raise _Unsure
+            raise _UnsureError
         return split_text(value.decode(encoding, errors="replace"))
     return split_text(value.decode("ascii"))
 
@@ -267,7 +267,7 @@ def _integer(value: bytes, charset: str) -> list[Any]:
 
 def _short(value: bytes, charset: str) -> list[Any]:
     if len(value) % 2:
-        raise _Unsure
+        raise _UnsureError
     return [int.from_bytes(value[at : at + 2], "little") for at in range(0, len(value), 2)]
 
 
@@ -288,10 +288,10 @@ _CONVERTERS: dict[str, Callable[[bytes, str], list[Any]]] = {
 def _take_pixels(header: Header, data: bytes, position: int, size: int, *, implicit: bool) -> None:
     """Note where the pixel value lies, and hash what stands before its element."""
     if header.values.get("sop_class_uid", [header.meta_sop_class_uid])[0] in (ENHANCED_CT, LEGACY_CONVERTED_CT):
-        raise _Unsure
+        raise _UnsureError
     _, vr, length, value_at = (_next_implicit if implicit else _next_explicit)(data, position)
     if not implicit and vr not in _LONG_VRS:
-        raise _Unsure
+        raise _UnsureError
     header.has_pixels = True
     header.pixel_offset = value_at
     header.pixel_length = size - value_at if length == UNDEFINED else length

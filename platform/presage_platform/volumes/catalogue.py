@@ -94,7 +94,7 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.SECONDARY_CAPTURE: "A screen capture, not an acquisition.",
     Verdict.LOCALIZER: "A localizer (scout), not a stack.",
     Verdict.DERIVED: "Derived from other images: reformat, projection, map or report.",
-    Verdict.FUNCTIONAL_GROUPS: "The functional groups of a multi-frame object contradict each other or are not read yet.",
+    Verdict.FUNCTIONAL_GROUPS: "Functional groups of a multi-frame object contradict each other, or are not read yet.",
     Verdict.NO_AFFINE: "The NIfTI file declares no position in space.",
     Verdict.BAD_AFFINE: "The NIfTI affine is singular or not finite.",
     Verdict.NOT_3D: "The NIfTI file is not one grey volume.",
