@@ -326,23 +326,42 @@ identifier = Table(
 )
 Index(None, identifier.c.value_hmac)
 
-patient_alias = Table(
-    "patient_alias",
+person_alias = Table(
+    "person_alias",
     ledger_metadata,
     _part_of_key("resource_no", BigInteger),
     _required("target_key", Text),
     comment="Patients replaced by another one",
 )
 
-encounter_part = Table(
-    "encounter_part",
+encounter = Table(
+    "encounter",
     ledger_metadata,
     _part_of_key("resource_no", BigInteger),
+    Column("slot", Text, primary_key=True),
     _required("source_no", SmallInteger),
-    _required("parent_key", Text),
-    comment="Encounters that are part of another one",
+    _required("person_key", Text),
+    Column("part_of", Text, comment="key of the Encounter that this one is part of"),
+    _required("concept_id", Integer),
+    _required("start_date", Date),
+    Column("start_datetime", DateTime),
+    _required("end_date", Date),
+    Column("end_datetime", DateTime),
+    _required("type_concept_id", Integer),
+    Column("source_value", Text),
+    Column("source_concept_id", Integer),
+    Column("admitted_from_concept_id", Integer),
+    Column("admitted_from_source_value", Text),
+    Column("discharged_to_concept_id", Integer),
+    Column("discharged_to_source_value", Text),
+    Column("provider_key", Text),
+    Column("care_site_key", Text),
+    _required("rule", SmallInteger),
+    Column("date_source", Text),
+    Column("imputed", Text),
+    comment="Encounters and their stays as they came: visits and details are worked out again from them",
 )
-Index(None, encounter_part.c.source_no, encounter_part.c.parent_key)
+Index(None, encounter.c.source_no, encounter.c.part_of)
 
 medication = Table(
     "medication",
@@ -362,9 +381,8 @@ diagnosis_role = Table(
     _part_of_key("resource_no", BigInteger),
     _part_of_key("ordinal", SmallInteger),
     _required("condition_key", Text),
-    Column("role_code", Text),
-    Column("concept_id", Integer),
-    Column("diagnosis_rank", Integer),
+    _required("concept_id", Integer),
+    Column("source_value", Text),
     comment="The role that an Encounter gives to a Condition",
 )
 Index(None, diagnosis_role.c.condition_key)

@@ -1,0 +1,458 @@
+"""The merge: staged rows become CDM rows, in one transaction (E19, E20, E75–E79, E88).
+
+Set based from end to end: copies of a resource are ranked, references looked up, what cannot stand is put aside with a
+reason, resources and rows are numbered in the order of their keys, and rows are written in the order of the foreign
+keys. A kill at any moment leaves the state before or the state after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from presage_etl.fhir.merge_rows import REF_TABLES, VISITS, Changes, RowMerge
+from presage_etl.fhir.partition import Load
+from presage_etl.fhir.stage import ROW_TABLES, RowTable, row_table, stage_tables
+from presage_platform.ledger.identity import RESOURCE_COUNTER, next_ids
+from presage_platform.ledger.tables import TABLE_NUMBERS
+from presage_platform.postgres.bulk import copy_in
+
+SQL = files("presage_etl.fhir") / "sql"
+
+STAGED = tuple(name for name in ROW_TABLES if name not in VISITS)
+SITES = ("location", "care_site", "provider", "person")
+EVENTS = tuple(name for name in STAGED if name not in (*SITES, "death"))
+WITH_VISITS = tuple(name for name in EVENTS if "visit_occurrence_id" in row_table(name).references)
+
+Payloads = Callable[[set[int]], Iterable[tuple[int, bytes]]]
+"""Reads resources once more, by their stage numbers: (stage_no, zstd payload)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many resources of one file and type ended in one way."""
+
+    file_no: int
+    resource_type: str
+    outcome: str
+    reason: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge did."""
+
+    outcomes: list[Outcome]
+    changes: Changes
+
+
+def merge(connection: psycopg.Connection[Any], load: Load, payloads: Payloads) -> Merged:
+    """Merge what is staged, in the caller's transaction."""
+    return _Merge(connection, load, payloads).run()
+
+
+class _Merge:
+    def __init__(self, connection: psycopg.Connection[Any], load: Load, payloads: Payloads) -> None:
+        self.connection, self.load, self.payloads = connection, load, payloads
+        self.cursor = psycopg.ClientCursor(connection)
+        self.rows = RowMerge(self.cursor, load.run_no, load.source_no, load.is_first)
+
+    def run(self) -> Merged:
+        if not self.load.is_first:
+            self.cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+        self._find_references()
+        self._put_aside_what_cannot_stand()
+        self._number_resources()
+        self._write_sites_and_persons()
+        self._write_visits()
+        self._write_events()
+        self._finish_references()
+        outcomes = self._outcomes()
+        self._write_letters()
+        return Merged(outcomes, self.rows.changes)
+
+    def _run(self, name: str, **parameters: Any) -> None:
+        self.cursor.execute((SQL / f"{name}.sql").read_text(), parameters or None)
+
+    @property
+    def _source(self) -> dict[str, Any]:
+        return {"source_no": self.load.source_no}
+
+    # --- references ---
+
+    def _find_references(self) -> None:
+        for stage in stage_tables():
+            self.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(stage)))
+        self._run("rank_copies")
+        self._run("find_candidates", **self._source)
+        self.cursor.execute("CREATE INDEX ON candidate (stage_no); ANALYZE candidate")
+        self._collect_wanted()
+        self._run("read_targets", **self._source)
+        self._run("follow_aliases", **self._source)
+        self._run("find_targets", **self._source)
+        self.cursor.execute("ANALYZE found")
+
+    def _collect_wanted(self) -> None:
+        """Gather each distinct key that a staged row names, or that waits and may have arrived."""
+        parts = [
+            sql.SQL("SELECT {column} AS key FROM {stage} WHERE {column} IS NOT NULL GROUP BY {column}").format(
+                column=sql.Identifier(column), stage=sql.Identifier(table.stage)
+            )
+            for table in map(row_table, ROW_TABLES)
+            for column in (
+                *table.references,
+                *(c.name for c in table.values if c.name in ("medication_key", "part_of")),
+            )
+        ]
+        arrived = sql.SQL(
+            "SELECT p.wanted_key FROM pending_reference AS p JOIN candidate AS c "
+            "ON p.wanted_key = c.resource_type || '/' || c.resource_id WHERE p.source_no = %(source_no)s"
+        )
+        statement = sql.SQL(
+            "CREATE TEMP TABLE wanted ON COMMIT DROP AS SELECT DISTINCT key FROM ({}) AS k WHERE key IS NOT NULL"
+        )
+        self.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join([*parts, arrived])), self._source)
+
+    # --- what cannot stand ---
+
+    def _put_aside_what_cannot_stand(self) -> None:
+        self.cursor.execute(
+            "CREATE TEMP TABLE dying (stage_no bigint PRIMARY KEY, reason text, path text, wanted_key text) ON COMMIT DROP"
+        )
+        self.cursor.execute(
+            "INSERT INTO dying SELECT stage_no, 'link-cycle', 'Patient.link', NULL FROM alias_cycle ON CONFLICT DO NOTHING"
+        )
+        self._run("find_cycles", **self._source)
+        for name in ROW_TABLES:
+            if "person_id" in row_table(name).references:
+                self.cursor.execute(_PERSON_MISSING.format(stage=sql.Identifier(row_table(name).stage)))
+        self.cursor.execute("DELETE FROM found WHERE stage_no IN (SELECT stage_no FROM dying)")
+        self._run("encounter_starts", **self._source)
+        self._run("births")
+        for name in ROW_TABLES:
+            self._fill_dates(row_table(name))
+        self.cursor.execute("DELETE FROM found WHERE stage_no IN (SELECT stage_no FROM dying)")
+
+    def _fill_dates(self, table: RowTable) -> None:
+        """Date rows by the person's age or by the encounter; what stays without a date cannot stand."""
+        columns = [column.name for column in table.values]
+        start = next((name for name in columns if name.endswith("_date")), None)
+        if start is None or "person_id" not in table.references:
+            return
+        names = {"stage": sql.Identifier(table.stage), "start": sql.Identifier(start)}
+        self.cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM {stage} WHERE {start} IS NULL)").format(**names))
+        row = self.cursor.fetchone()
+        if not row or not row[0]:
+            return
+        self.cursor.execute(_BY_AGE.format(**names))
+        if "visit_occurrence_id" in table.references:
+            moment = start.replace("_date", "_datetime")
+            also = sql.SQL(", {} = e.start_datetime").format(sql.Identifier(moment))
+            self.cursor.execute(_BY_ENCOUNTER.format(also=also if moment in columns else sql.SQL(""), **names))
+        end = start.replace("_start_", "_end_")
+        if end != start and end in columns and table.name != "condition_occurrence":
+            self.cursor.execute(
+                sql.SQL("UPDATE {stage} SET {end} = {start} WHERE {end} IS NULL AND required_date IS NOT NULL").format(
+                    end=sql.Identifier(end), **names
+                )
+            )
+        wanted = sql.SQL("s.visit_occurrence_id" if "visit_occurrence_id" in table.references else "NULL")
+        self.cursor.execute(_UNDATED.format(wanted=wanted, **names))
+
+    # --- resources ---
+
+    def _number_resources(self) -> None:
+        self._run("number_resources", last_no=self.rows.last_id(RESOURCE_COUNTER))
+        self.cursor.execute("CREATE INDEX ON kept (stage_no); CREATE INDEX ON kept (resource_no); ANALYZE kept")
+        self.cursor.execute("SELECT count(*) FROM kept WHERE is_new")
+        row = self.cursor.fetchone()
+        next_ids(self.connection, RESOURCE_COUNTER, int(row[0]) if row else 0)
+        load = self.load
+        self._run("write_resources", source_no=load.source_no, transform_no=load.transform_no, run_no=load.run_no)
+        self.cursor.execute(
+            "CREATE TEMP TABLE located ON COMMIT DROP AS "
+            "SELECT f.key, f.resource_type, coalesce(k.resource_no, f.held_no) AS resource_no "
+            "FROM found AS f LEFT JOIN kept AS k ON k.stage_no = f.stage_no"
+        )
+
+    # --- rows ---
+
+    def _write_sites_and_persons(self) -> None:
+        self._fan_out_medications()
+        for name in STAGED:
+            if name != "death":
+                self.rows.assign_ids(name)
+        self._run("addresses", last_id=self.rows.last_id("location"))
+        self._write_addresses()
+        self._find_own_rows()
+        for name in SITES:
+            self.rows.write(name)
+            self._look_up(name)
+        self._write_deaths()
+
+    def _look_up(self, name: str) -> None:
+        """Make `ref_<table>`: the id of each named row of a table that is now complete."""
+        lookup = "ref_procedure" if name == "procedure_occurrence" else f"ref_{name}"
+        self.cursor.execute(
+            sql.SQL(
+                "CREATE TEMP TABLE {lookup} ON COMMIT DROP AS SELECT l.key, o.row_id FROM located AS l "
+                "JOIN origin AS o ON o.resource_no = l.resource_no AND o.table_no = {number} AND o.slot IN ('main', 'site')"
+            ).format(lookup=sql.Identifier(lookup), number=sql.Literal(TABLE_NUMBERS[name]))
+        )
+        self.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(lookup)))
+
+    def _write_addresses(self) -> None:
+        names = [sql.Identifier(column.name) for column in row_table("location").columns]
+        staged = sql.SQL(", ").join(sql.SQL("s.{}").format(name) for name in names)
+        number = self.rows.execute(_ADDRESS_ROWS.format(columns=sql.SQL(", ").join(names), staged=staged))
+        self.rows.changes.inserted["location"] += number
+        next_ids(self.connection, "location", number)
+        self.rows.execute(_ADDRESS_ORIGINS.format(), run_no=self.load.run_no)
+
+    def _find_own_rows(self) -> None:
+        """Find the rows of the same resource that staged rows name by slot."""
+        tables = [row_table(name) for name in (*SITES, *EVENTS)]
+        wanted = [
+            sql.SQL("SELECT stage_no, {c} AS ref FROM {stage} WHERE starts_with({c}, 'slot:')").format(
+                c=sql.Identifier(column), stage=sql.Identifier(table.stage)
+            )
+            for table in tables
+            for column in table.references
+            if column != "person_id"
+        ]
+        self.cursor.execute(
+            sql.SQL(
+                "CREATE TEMP TABLE slot_wanted ON COMMIT DROP AS SELECT DISTINCT stage_no, ref FROM ({}) AS w"
+            ).format(sql.SQL(" UNION ALL ").join(wanted))
+        )
+        self.cursor.execute("ANALYZE slot_wanted")
+        owned = [
+            sql.SQL(
+                "SELECT w.stage_no, w.ref, {number} AS table_no, i.row_id FROM slot_wanted AS w "
+                "JOIN {ids} AS i ON i.stage_no = w.stage_no AND i.slot = substr(w.ref, 6)"
+            ).format(number=sql.Literal(table.number), ids=sql.Identifier(f"ids_{table.name}"))
+            for table in tables
+        ]
+        statement = sql.SQL("CREATE TEMP TABLE slot_row ON COMMIT DROP AS {} UNION ALL {}")
+        self.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join(owned), _OWN_ADDRESSES))
+        self.cursor.execute(
+            "CREATE TEMP TABLE slot_event ON COMMIT DROP AS SELECT DISTINCT ON (stage_no, ref) stage_no, ref, row_id "
+            "FROM slot_row ORDER BY stage_no, ref, table_no; ANALYZE slot_row; ANALYZE slot_event"
+        )
+
+    def _fan_out_medications(self) -> None:
+        self._run("medications")
+        table = row_table("drug_exposure")
+        replaced = {
+            "slot": "p.slot",
+            "drug_concept_id": "p.target_concept_id",
+            "drug_source_concept_id": "p.source_concept_id",
+            "drug_source_value": "left(p.source_code, 50)",
+            "quantity": "NULL",
+            "refills": "NULL",
+            "days_supply": "NULL",
+        }
+        extras = ("stage_no", "slot", "rule", "required_date", "after_birth", "date_source", "imputed")
+        names = [*extras, *(column.name for column in table.columns)]
+        statement = sql.SQL(
+            "INSERT INTO stage_drug_exposure ({names}) SELECT {values} FROM prescribed AS p "
+            "JOIN stage_drug_exposure AS s ON s.stage_no = p.stage_no AND s.medication_key IS NOT NULL "
+            "JOIN prescribed AS one ON one.stage_no = p.stage_no AND one.rank = 1 AND one.slot = s.slot WHERE p.rank > 1"
+        )
+        values = [sql.SQL(replaced[n]) if n in replaced else sql.SQL("s.{}").format(sql.Identifier(n)) for n in names]  # type: ignore[arg-type]
+        self.cursor.execute(
+            statement.format(names=sql.SQL(", ").join(map(sql.Identifier, names)), values=sql.SQL(", ").join(values))
+        )
+
+    def _write_deaths(self) -> None:
+        """One death a person: the source that came first stays (E48)."""
+        self._run("deaths")
+        self.rows.write("death")
+
+    def _write_visits(self) -> None:
+        self._run("old_places", **self._source)
+        self._run("write_encounters", **self._source)
+        merge_emergency = self.load.policies["ed_to_inpatient"] == "merge"
+        self._run("place_encounters", merge_emergency=merge_emergency, **self._source)
+        self.cursor.execute("ANALYZE place")
+        if not self.load.is_first:
+            self._run("widen_references", **self._source)
+        self._run("want_visits")
+        self.rows.assign_visit_ids("visit_occurrence")
+        self.rows.write("visit_occurrence")
+        self._run("want_details")
+        self.rows.assign_visit_ids("visit_detail")
+        self.rows.write("visit_detail")
+        for name in reversed(VISITS):
+            self.rows.delete_vanished(name)
+        self._run("ref_visits")
+        self.cursor.execute("ANALYZE ref_visit")
+        self._move_events()
+        self._run("pending_visits", **self._source)
+
+    def _move_events(self) -> None:
+        """Let events follow an Encounter that stands elsewhere now (E20, E52)."""
+        if self.load.is_first:
+            return
+        self._run("moves")
+        self.cursor.execute("SELECT count(*) FROM move")
+        row = self.cursor.fetchone()
+        if not row or not row[0]:
+            return
+        for name in WITH_VISITS:
+            if "visit_detail_id" in row_table(name).references:
+                statement = _MOVE
+            else:
+                statement = _MOVE_WITHOUT_DETAIL
+            number = self.rows.execute(statement.format(table=sql.Identifier(name)))
+            self.rows.changes.updated[name] += number
+
+    def _write_events(self) -> None:
+        for name in EVENTS:
+            self.rows.write(name)
+            if name == "procedure_occurrence":
+                self._look_up(name)
+            self.rows.remember_pending(name)
+        for name in ("care_site", "provider", "person"):
+            self.rows.remember_pending(name)
+        for name in reversed((*SITES, "death", *EVENTS)):
+            if name != "person":
+                self.rows.delete_vanished(name)
+
+    # --- what depends on everything ---
+
+    def _finish_references(self) -> None:
+        self._complete_pending()
+        self._run("diagnosis_roles", **self._source)
+        self._run("identifiers")
+        self._run("long_values")
+        self._run("unmapped")
+        self._run("touch_persons", run_no=self.load.run_no)
+        self._run("preceding_visits", run_no=self.load.run_no)
+        self._run("borrowed_dates", run_no=self.load.run_no)
+
+    def _complete_pending(self) -> None:
+        """Complete rows whose target has come (E20)."""
+        if self.load.is_first:
+            return
+        self.cursor.execute(
+            "SELECT DISTINCT p.table_no, p.column_name FROM pending_reference AS p JOIN located AS l ON l.key = p.wanted_key "
+            "WHERE p.source_no = %(source_no)s ORDER BY 1, 2",
+            self._source,
+        )
+        names = {number: name for name, number in TABLE_NUMBERS.items()}
+        for table_no, column in self.cursor.fetchall():
+            self._complete(row_table(names[table_no]), column)
+
+    def _complete(self, table: RowTable, column: str) -> None:
+        if column == "visit_occurrence_id":
+            lookup, changes = "ref_visit", "visit_occurrence_id = f.visit_occurrence_id"
+            if "visit_detail_id" in table.references:
+                changes += ", visit_detail_id = f.visit_detail_id"
+            assignment = sql.SQL(changes)
+        else:
+            lookup = REF_TABLES[column]
+            assignment = sql.SQL("{} = f.row_id").format(sql.Identifier(column))
+        parameters = {"number": table.number, "column": column, "source_no": self.load.source_no}
+        names = {
+            "table": sql.Identifier(table.name),
+            "key": sql.Identifier(table.key),
+            "lookup": sql.Identifier(lookup),
+            "assignment": assignment,
+        }
+        self.rows.changes.updated[table.name] += self.rows.execute(_COMPLETE.format(**names), **parameters)
+        self.rows.execute(_COMPLETED.format(**names), **parameters)
+
+    # --- accounts ---
+
+    def _outcomes(self) -> list[Outcome]:
+        self._run("outcomes")
+        return [Outcome(*row) for row in self.cursor.fetchall()]
+
+    def _write_letters(self) -> None:
+        self.cursor.execute("CREATE TEMP TABLE payload (stage_no bigint PRIMARY KEY, payload bytea) ON COMMIT DROP")
+        if self.load.keep_payload:
+            self._read_payloads()
+        self._run("dead_letters", source_no=self.load.source_no, run_no=self.load.run_no)
+
+    def _read_payloads(self) -> None:
+        """Read again what the merge put aside: only their pointers were staged."""
+        self.cursor.execute(
+            "SELECT d.stage_no FROM dying AS d JOIN stage_resource AS s USING (stage_no) WHERE s.letter_no IS NULL"
+        )
+        wanted = {int(row[0]) for row in self.cursor.fetchall()}
+        if not wanted:
+            return
+        batch: list[tuple[int, bytes]] = []
+        for item in self.payloads(wanted):
+            batch.append(item)
+            if len(batch) >= 5_000:
+                self._copy_payloads(batch)
+                batch = []
+        self._copy_payloads(batch)
+
+    def _copy_payloads(self, batch: list[tuple[int, bytes]]) -> None:
+        if batch:
+            numbers, payloads = zip(*batch, strict=True)
+            rows = pa.table({"stage_no": pa.array(numbers, pa.int64()), "payload": pa.array(payloads, pa.binary())})
+            copy_in(self.connection, "payload", rows)
+
+
+_PERSON_MISSING = sql.SQL(
+    "INSERT INTO dying SELECT DISTINCT ON (s.stage_no) s.stage_no, "
+    "CASE WHEN a.key IS NULL THEN 'person-missing' ELSE 'ambiguous-reference' END, 'subject', s.person_id "
+    "FROM {stage} AS s JOIN candidate AS c ON c.stage_no = s.stage_no AND c.state = 'loaded' "
+    "LEFT JOIN found AS f ON f.key = s.person_id AND f.resource_type = 'Patient' "
+    "LEFT JOIN ambiguous AS a ON a.key = s.person_id "
+    "WHERE f.key IS NULL ON CONFLICT DO NOTHING"
+)
+_BY_AGE = sql.SQL(
+    "UPDATE {stage} AS s SET {start} = CAST(b.birth_date + CAST(s.after_birth AS interval) AS date) FROM birth AS b "
+    "WHERE s.{start} IS NULL AND s.after_birth IS NOT NULL AND b.key = s.person_id"
+)
+_BY_ENCOUNTER = sql.SQL(
+    "UPDATE {stage} AS s SET {start} = e.start_date, date_source = 'Encounter.period.start'{also} "
+    "FROM encounter_start AS e WHERE s.{start} IS NULL AND e.key = s.visit_occurrence_id"
+)
+_UNDATED = sql.SQL(
+    "INSERT INTO dying SELECT DISTINCT ON (s.stage_no) s.stage_no, 'no-date', s.required_date, {wanted} FROM {stage} AS s "
+    "JOIN candidate AS c ON c.stage_no = s.stage_no AND c.state = 'loaded' WHERE s.{start} IS NULL ON CONFLICT DO NOTHING"
+)
+_ADDRESS_ROWS = sql.SQL(
+    "INSERT INTO location (location_id, {columns}) SELECT a.row_id, {staged} FROM address AS a "
+    "JOIN kept AS k ON k.resource_no = a.resource_no "
+    "JOIN stage_location AS s ON s.stage_no = k.stage_no AND s.rule = 47 WHERE a.is_new"
+)
+_ADDRESS_ORIGINS = sql.SQL(
+    "INSERT INTO origin (table_no, row_id, resource_no, slot, run_no, file_no, byte_offset, line, version_id, rule) "
+    "SELECT 16, a.row_id, a.resource_no, a.content, %(run_no)s, k.file_no, k.byte_offset, k.line, k.version_id, 47 "
+    "FROM address AS a JOIN kept AS k ON k.resource_no = a.resource_no WHERE a.is_new"
+)
+_OWN_ADDRESSES = sql.SQL(
+    "SELECT s.stage_no, 'slot:address', 16, a.row_id FROM stage_location AS s JOIN address AS a ON a.content = "
+    "'address:' || concat_ws('|', coalesce(s.state, ''), coalesce(s.zip, ''), coalesce(s.country_source_value, '')) "
+    "WHERE s.rule = 47"
+)
+_MOVE = sql.SQL(
+    "UPDATE {table} AS t SET visit_occurrence_id = m.new_visit, visit_detail_id = m.new_detail FROM move AS m "
+    "WHERE t.visit_occurrence_id = m.old_visit AND t.visit_detail_id IS NOT DISTINCT FROM m.old_detail"
+)
+_MOVE_WITHOUT_DETAIL = sql.SQL(
+    "UPDATE {table} AS t SET visit_occurrence_id = m.new_visit FROM move AS m "
+    "WHERE t.visit_occurrence_id = m.old_visit AND m.old_detail IS NULL AND m.new_visit IS DISTINCT FROM m.old_visit"
+)
+_COMPLETE = sql.SQL(
+    "UPDATE {table} AS t SET {assignment} FROM pending_reference AS p JOIN {lookup} AS f ON f.key = p.wanted_key "
+    "WHERE p.table_no = %(number)s AND p.column_name = %(column)s AND p.source_no = %(source_no)s AND t.{key} = p.row_id"
+)
+_COMPLETED = sql.SQL(
+    "DELETE FROM pending_reference AS p USING {lookup} AS f "
+    "WHERE f.key = p.wanted_key AND p.table_no = %(number)s AND p.column_name = %(column)s AND p.source_no = %(source_no)s"
+)

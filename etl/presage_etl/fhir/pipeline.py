@@ -1,0 +1,479 @@
+"""From the files of an export to CDM rows: the seven stages of a load, and how a run begins, ends, and goes on (E88–E95).
+
+read, gate, resolve, map, stage    in workers, partition by partition      partition.py
+merge                              in the database, one transaction        merge.py
+derive                             in the database, touched persons only   derive.py
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import zstandard
+from psycopg.types.json import Jsonb
+
+from presage_etl.fhir.context import open_context
+from presage_etl.fhir.derive import Derivation, analyze, derive
+from presage_etl.fhir.inputs import InputFile, find_files
+from presage_etl.fhir.ledger import (
+    Begun,
+    RunRequest,
+    begin,
+    finished_chunks,
+    refuse_policy_change,
+    set_state,
+    skippable,
+    source_number,
+    writer_lock,
+)
+from presage_etl.fhir.merge import Merged, merge
+from presage_etl.fhir.partition import STAGE_BITS, ChunkResult, Load, Task, process
+from presage_etl.fhir.reader import Partition, partitions, read
+from presage_etl.fhir.report import Account, LoadReport, accounts_by_file, accounts_by_type
+from presage_etl.fhir.stage import drop_stage
+from presage_etl.policies import Policies, read_policies
+from presage_platform.errors import InputError, IntegrityError, InterruptedRun, QualityError
+from presage_platform.logs import get_logger
+from presage_platform.omop.vocabulary import release
+from presage_platform.parallel import map_partitions, num_workers
+from presage_platform.postgres.connection import Database, open_database
+from presage_platform.postgres.failures import translate_errors
+from presage_platform.progress import Progress
+
+if TYPE_CHECKING:
+    from presage_platform.settings import Settings
+
+log = get_logger(__name__)
+
+SQL = files("presage_etl.fhir") / "sql"
+FIRST_FILE_CHUNK = 1 << 20
+"""Chunks below this number hold dead letters of earlier runs: they are older than any file (E78)."""
+LETTERS_A_CHUNK = 5_000
+MAX_DEAD = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a load is done; every field has the default of the command line."""
+
+    source: str | None = None
+    extracted_on: date | None = None
+    policies: tuple[str, ...] = ()
+    accept_policy_change: bool = False
+    full: bool = False
+    max_dead: float = MAX_DEAD
+    keep_payload: bool = True
+    workers: int | None = None
+    deletes: tuple[str, ...] = ()
+    letters: LetterChoice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LetterChoice:
+    """Which dead letters `platform etl retry` tries again."""
+
+    reason: str | None = None
+    resource_type: str | None = None
+    run_no: int | None = None
+
+
+def load_export(paths: Sequence[Path] | Path, *, settings: Settings, options: Options | None = None) -> LoadReport:
+    """Load files into the CDM; run it again to bring the CDM up to date.
+
+    Raises
+    ------
+    InputError
+        Nothing usable, or a missing path; nothing was written.
+    VocabularyError, LockedError, UsageError
+        Before anything is written.
+    QualityError
+        More dead letters than `max_dead`, or a truncated archive; what is good stays loaded.
+    IntegrityError
+        The accounts do not balance: a bug.
+    InterruptedRun
+        Ctrl-C or SIGTERM; the same call continues.
+    """
+    options = options or Options()
+    chosen = [paths] if isinstance(paths, Path) else list(paths)
+    _require(chosen)
+    policies = read_policies(settings.etl.policies, options.policies)
+    with open_database(settings, command="etl-fhir") as database:
+        return _Run(database, settings, policies, options).load(chosen)
+
+
+def _require(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"no FHIR resource found in {path}: the path does not exist")
+
+
+@dataclass(slots=True)
+class _Times:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+class _Run:
+    def __init__(self, database: Database, settings: Settings, policies: Policies, options: Options) -> None:
+        self.database, self.settings, self.policies, self.options = database, settings, policies, options
+        self.times = _Times()
+        self.skipped: dict[int, dict[str, Any]] = {}
+
+    def load(self, paths: Sequence[Path]) -> LoadReport:
+        with writer_lock(self.database) as connection:
+            vocabulary = release(connection)
+            with self.times.measure("find"):
+                inputs = find_files(paths) if paths else []
+            request = self._request(connection, inputs, vocabulary)
+            source_no, _ = source_number(connection, request.source)
+            changed = refuse_policy_change(
+                connection, source_no, self.policies, accepted=self.options.accept_policy_change
+            )
+            open_context(connection, self.settings, extraction_date=request.extraction_date, policies=self.policies)
+            begun = begin(self.database, connection, request, inputs, policy_changed=changed)
+            if begun.is_continued:
+                log.warning("continuing an interrupted run", extra={"fields": {"run": begun.run_no}})
+            try:
+                with _Stop() as stop:
+                    return self._go(connection, begun, request, stop)
+            except InterruptedRun:
+                set_state(connection, begun.run_no, "interrupted")
+                raise
+            except (IntegrityError, psycopg.Error):
+                if not connection.closed:
+                    set_state(connection, begun.run_no, "failed")
+                raise
+
+    def _request(self, connection: psycopg.Connection[Any], inputs: Sequence[InputFile], vocabulary: str) -> RunRequest:
+        name = self.options.source or self.settings.etl.source
+        _, remembered = source_number(connection, name)
+        options = {"full": self.options.full, "deletes": self.options.deletes, "letters": repr(self.options.letters)}
+        return RunRequest(
+            command="etl retry" if self.options.letters else "etl fhir",
+            source=name,
+            extraction_date=self._extraction_date(inputs, remembered),
+            policies=self.policies,
+            vocabulary_release=vocabulary,
+            options=options,
+            workers=num_workers(self.options.workers),
+        )
+
+    def _extraction_date(self, inputs: Sequence[InputFile], remembered: date | None) -> date:
+        """Return the day on which the source was exported (E6)."""
+        if self.options.extracted_on is not None:
+            return self.options.extracted_on
+        days = [remembered] if remembered else []
+        for file in inputs:
+            try:
+                days.append(date.fromisoformat(file.last_updated))
+            except ValueError:
+                continue
+        return max(days) if days else date.today()
+
+    # --- stages ---
+
+    def _go(self, connection: psycopg.Connection[Any], begun: Begun, request: RunRequest, stop: _Stop) -> LoadReport:
+        load = self._load(begun, request)
+        self._find_skipped(connection, begun, request)
+        if begun.phase == "reading":
+            with self.times.measure("read to stage"):
+                self._stage(connection, load, begun, stop)
+            with self.times.measure("merge"):
+                self._merge(load, begun)
+        with self.times.measure("derive"):
+            self._derive(load, begun, request)
+        return self._finish(connection, begun, request)
+
+    def _load(self, begun: Begun, request: RunRequest) -> Load:
+        return Load(
+            database=self.database,
+            settings=self.settings,
+            policies=self.policies,
+            run_no=begun.run_no,
+            source_no=begun.source_no,
+            transform_no=begun.transform_no,
+            extraction_date=request.extraction_date,
+            run_date=begun.started_on,
+            secret=self.settings.secret_key(),
+            is_first=begun.is_first,
+            ignore_hashes=self.options.full,
+            keep_payload=self.options.keep_payload,
+            main_pid=os.getpid(),
+        )
+
+    def _find_skipped(self, connection: psycopg.Connection[Any], begun: Begun, request: RunRequest) -> None:
+        if self.options.full or begun.is_first:
+            return
+        known = skippable(connection, begun, request.extraction_date)
+        for file in begun.files:
+            if file.sha256 in known and file.form != "empty":
+                self.skipped[file.file_no] = known[file.sha256][1]
+
+    def _partitions(self, begun: Begun) -> Iterator[Partition]:
+        wanted = [file for file in begun.files if file.file_no not in self.skipped]
+        return partitions(wanted, first_no=FIRST_FILE_CHUNK)
+
+    def _stage(self, connection: psycopg.Connection[Any], load: Load, begun: Begun, stop: _Stop) -> None:
+        done = finished_chunks(connection, begun.run_no)
+        total = sum(file.size_bytes for file in begun.files if file.file_no not in self.skipped)
+        with Progress("etl fhir", total=total or None, unit="bytes") as bar:
+            tasks = (Task(load, part) for part in self._partitions(begun) if part.chunk_no not in done)
+            self._work(tasks, stop, bar)
+            letters = self._letter_chunks(connection, begun, done)
+            self._work((Task(load, part) for part in letters), stop, bar)
+
+    def _work(self, tasks: Iterable[Task], stop: _Stop, bar: Progress) -> None:
+        workers = num_workers(self.options.workers)
+        engine = self.settings.parallel.engine
+        result: ChunkResult
+        for result in map_partitions(process, stop.until_asked(tasks), workers=workers, engine=engine):
+            bar.advance(result.num_bytes, dead=result.num_dead, excluded=result.num_excluded)
+        if stop.asked:
+            raise InterruptedRun("interrupted: what was read is kept; run the same command again to continue")
+
+    def _letter_chunks(self, connection: psycopg.Connection[Any], begun: Begun, done: set[int]) -> Iterator[Partition]:
+        """Yield dead letters to try again: those that are asked for, and those whose Patient has come (E20, E97)."""
+        choice = self.options.letters
+        if choice is not None:
+            query = "chosen_letters"
+            parameters = {"reason": choice.reason, "type": choice.resource_type, "run_no": choice.run_no}
+        else:
+            query, parameters = "healing", {}
+        rows = connection.execute(
+            (SQL / f"{query}.sql").read_text(), {"source_no": begun.source_no, **parameters}
+        ).fetchall()
+        numbers = [int(row[0]) for row in rows]
+        for place, start in enumerate(range(0, len(numbers), LETTERS_A_CHUNK), start=1):
+            if place not in done:
+                yield Partition(place, (), tuple(numbers[start : start + LETTERS_A_CHUNK]))
+
+    def _merge(self, load: Load, begun: Begun) -> None:
+        """Merge, and write the accounts of the run, in one transaction (E79, E95)."""
+        with translate_errors(), self.database.connect() as connection:
+            merged = merge(connection, load, lambda wanted: self._payloads(begun, load, wanted))
+            counts = self._account(connection, begun, merged)
+            connection.execute(
+                "UPDATE run SET phase = 'merged', counts = %s WHERE run_no = %s", [Jsonb(counts), begun.run_no]
+            )
+            changed = {"updated", "deleted"} & {outcome.outcome for outcome in merged.outcomes}
+            connection.execute(
+                "UPDATE source SET extracted_on = %s, changed_by_run = CASE WHEN %s THEN %s ELSE changed_by_run END "
+                "WHERE source_no = %s",
+                [load.extraction_date, bool(changed), begun.run_no, begun.source_no],
+            )
+            drop_stage(connection, self.database.schemas.ledger)
+            connection.execute("DELETE FROM run_marker")
+            connection.commit()
+
+    def _payloads(self, begun: Begun, load: Load, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+        """Read again the resources that the merge put aside."""
+        chunks = {stage_no >> STAGE_BITS for stage_no in wanted}
+        for partition in self._partitions(begun):
+            if partition.chunk_no not in chunks:
+                continue
+            first = partition.chunk_no << STAGE_BITS
+            for place, entry in enumerate(read(partition, load.bases)):
+                if first + place in wanted:
+                    yield first + place, zstandard.compress(entry.raw, 3)
+
+    def _account(self, connection: psycopg.Connection[Any], begun: Begun, merged: Merged) -> dict[str, Any]:
+        """Write exclusions, notes and the counts of each file; return those of the run."""
+        read_, notes = _read_counts(connection, begun.run_no)
+        ended = [(o.file_no, o.resource_type, o.outcome, o.reason, o.count) for o in merged.outcomes]
+        accounts = accounts_by_file(read_, ended)
+        for file_no, counts in self.skipped.items():
+            kinds = accounts.setdefault(file_no, {})
+            for kind, values in counts.items():
+                kinds.setdefault(kind, Account()).add(values, unchanged=True)
+        self._write_files(connection, begun, accounts)
+        types = accounts_by_type(accounts)
+        excluded = [
+            (begun.run_no, kind, reason, number)
+            for kind, account in types.items()
+            for reason, number in account.excluded.items()
+        ]
+        with connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO exclusion VALUES (%s, %s, %s, %s)", excluded)
+            cursor.executemany(
+                "INSERT INTO run_note VALUES (%s, %s, %s, %s, %s, %s)",
+                [(begun.run_no, *key, number) for key, number in notes.items()],
+            )
+        competing = any(account.excluded["superseded"] for account in types.values())
+        return {
+            "types": {kind: account.as_dict() for kind, account in types.items()},
+            "tables": merged.changes.as_dict(),
+            "competing": competing,
+        }
+
+    def _write_files(
+        self, connection: psycopg.Connection[Any], begun: Begun, accounts: dict[int, dict[str, Account]]
+    ) -> None:
+        rows = []
+        for file in begun.files:
+            kinds = accounts.get(file.file_no, {})
+            state = "skipped" if file.file_no in self.skipped else "finished"
+            counts = {kind: account.as_dict() for kind, account in kinds.items()}
+            rows.append((state, sum(account.num_in for account in kinds.values()), Jsonb(counts), file.file_no))
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "UPDATE source_file SET state = %s, resources = %s, counts = %s WHERE file_no = %s", rows
+            )
+
+    def _derive(self, load: Load, begun: Begun, request: RunRequest) -> None:
+        reference = f"presage {version('presage')} run {begun.run_no} policies {self.policies.digest[:8]}"
+        derivation = Derivation(
+            run_no=begun.run_no,
+            extraction_date=request.extraction_date,
+            run_date=begun.started_on,
+            observation_period=str(self.policies["observation_period"]),
+            vocabulary_release=request.vocabulary_release,
+            reference=reference,
+        )
+        with translate_errors(), self.database.connect() as connection:
+            derive(connection, derivation, self.settings.etl.cdm_source)
+            connection.commit()
+
+    # --- the end ---
+
+    def _finish(self, connection: psycopg.Connection[Any], begun: Begun, request: RunRequest) -> LoadReport:
+        report = read_report(connection, begun.run_no)
+        report.seconds = {**self.times.seconds, **report.seconds}
+        with self.times.measure("analyze"):
+            analyze(connection, [*report.tables, *(("resource", "origin") if report.tables else ())])
+        if not report.balances:
+            set_state(connection, begun.run_no, "failed")
+            raise IntegrityError(
+                f"run {begun.run_no}: resources in differ from loaded + excluded + dead; this is a bug, please report it "
+                "with the counts of `platform etl status`"
+            )
+        connection.execute(
+            "UPDATE run SET state = 'finished', phase = 'done', ended_at = now() WHERE run_no = %s", [begun.run_no]
+        )
+        report.write(self.settings.reports_dir)
+        log.info("load finished", extra={"fields": {"run": begun.run_no, "resources": report.total.num_in}})
+        self._judge(report)
+        return report
+
+    def _judge(self, report: LoadReport) -> None:
+        total = report.total
+        if total.dead["truncated-file"]:
+            raise QualityError(f"{report.summary()}; a compressed file ends early: export it again and load it")
+        if total.num_in and total.num_dead > self.options.max_dead * total.num_in:
+            raise QualityError(
+                f"{report.summary()}; more dead letters than --max-dead {self.options.max_dead:g} allows: "
+                "see `platform etl status`, what is good stays loaded"
+            )
+
+
+def _read_counts(
+    connection: psycopg.Connection[Any], run_no: int
+) -> tuple[list[tuple[int, str, int]], Counter[tuple[str, str, str, str]]]:
+    read_: Counter[tuple[int, str]] = Counter()
+    notes: Counter[tuple[str, str, str, str]] = Counter()
+    for counts, noted in connection.execute("SELECT counts, notes FROM chunk WHERE run_no = %s", [run_no]):
+        for file_no, kind, number in counts:
+            read_[file_no, kind] += number
+        for *key, number in noted:
+            notes[tuple(key)] += number  # type: ignore[index]
+    return [(file_no, kind, number) for (file_no, kind), number in read_.items()], notes
+
+
+def read_report(connection: psycopg.Connection[Any], run_no: int) -> LoadReport:
+    """Return the report of a merged run from the ledger."""
+    row = connection.execute(
+        "SELECT s.name, r.counts, r.extracted_on, r.vocabulary_release, r.policy_hash, r.timezone, r.workers "
+        "FROM run AS r JOIN source AS s USING (source_no) WHERE r.run_no = %s",
+        [run_no],
+    ).fetchone()
+    if row is None or row[1] is None:
+        raise InputError(f"run {run_no} has no report: `platform etl status` lists the runs")
+    source, counts, extracted_on, vocabulary, policy_hash, zone, workers = row
+    types = {kind: _account_of(values) for kind, values in counts["types"].items()}
+    by_file = {
+        file_no: {kind: _account_of(values) for kind, values in (kinds or {}).items()}
+        for file_no, kinds in connection.execute("SELECT file_no, counts FROM source_file WHERE run_no = %s", [run_no])
+    }
+    states = dict(
+        connection.execute(
+            "SELECT state, count(*) FROM source_file WHERE run_no = %s GROUP BY state", [run_no]
+        ).fetchall()
+    )
+    empty = connection.execute(
+        "SELECT count(*) FROM source_file WHERE run_no = %s AND resources = 0", [run_no]
+    ).fetchone()
+    notes = Counter(
+        {
+            (kind, word, element, detail): number
+            for kind, word, element, detail, number in connection.execute(
+                "SELECT resource_type, kind, element, detail, count FROM run_note WHERE run_no = %s", [run_no]
+            )
+        }
+    )
+    seconds: Counter[str] = Counter()
+    for (laps,) in connection.execute("SELECT seconds FROM chunk WHERE run_no = %s", [run_no]):
+        for stage, spent in laps.items():
+            seconds[f"{stage} (all workers)"] += spent
+    facts = {
+        "files": f"{states.get('finished', 0)} read, {states.get('skipped', 0)} unchanged and skipped, "
+        f"{empty[0] if empty else 0} without resources",
+        "extraction date": str(extracted_on),
+        "vocabulary": vocabulary,
+        "policies": policy_hash,
+        "timezone": zone,
+        "workers": workers,
+    }
+    return LoadReport(run_no, source, types, by_file, counts["tables"], notes, dict(seconds), facts)
+
+
+def _account_of(values: dict[str, Any]) -> Account:
+    account = Account()
+    account.add(values)
+    return account
+
+
+class _Stop:
+    """Turns Ctrl-C and SIGTERM into a wish: chunks at work are finished, no new one begins; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        except ValueError:
+            pass  # not the main thread: signals belong to somebody else
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.asked = True
+        signal.signal(number, self._before[number])
+
+    def until_asked(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        """Yield tasks until somebody asked to stop."""
+        for task in tasks:
+            if self.asked:
+                return
+            yield task
