@@ -59,11 +59,7 @@ class Schema:
         if state.is_empty:
             self.upgrade(database)
             return
-        if state.revision is None:
-            raise DatabaseError(
-                f"the schemas {', '.join(database.schemas.translation.values())} hold {state.num_tables} tables that "
-                "presage did not make: name other schemas in [database], or an empty database in database.url"
-            )
+        _refuse_foreign(state, database)
         raise DatabaseError(
             f"the database has schema revision {state.revision}, expected {state.head}: run `platform db upgrade`"
         )
@@ -81,6 +77,7 @@ class Schema:
         """Apply every revision up to `revision`; safe when several commands do it at once."""
         from alembic import command
 
+        _refuse_foreign(self.state(database), database)
         with _configured(database) as config:
             command.upgrade(config, revision)
         log.info("schema upgraded", extra={"fields": {"revision": revision}})
@@ -94,6 +91,19 @@ class Schema:
 
 
 schema = Schema()
+
+
+def _refuse_foreign(state: SchemaState, database: Database) -> None:
+    """Refuse tables that others made, and revisions that this version does not know."""
+    if state.revision is None and not state.is_empty:
+        raise DatabaseError(
+            f"the schemas {', '.join(database.schemas.translation.values())} hold {state.num_tables} tables that "
+            "presage did not make: name other schemas in [database], or an empty database in database.url"
+        )
+    if state.revision is not None and state.revision > HEAD:
+        raise DatabaseError(
+            f"the database has schema revision {state.revision}, this version knows {HEAD}: install a newer presage"
+        )
 
 
 @contextmanager

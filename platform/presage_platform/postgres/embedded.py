@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from presage_platform.errors import DatabaseError, DiskFullError, LockedError
+from presage_platform.errors import DatabaseError, DiskFullError, LockedError, PresageError
 from presage_platform.logs import get_logger
 from presage_platform.postgres.binaries import find_binaries
 from presage_platform.postgres.configuration import configuration_of_this_machine
@@ -57,6 +58,9 @@ def use_server(workspace: Path, *, data_home: Path | None = None) -> Iterator[Se
         try:
             fcntl.flock(users, fcntl.LOCK_SH)
             _ensure_running(placement)
+        except OSError as error:
+            os.close(users)
+            raise _cannot_start(error) from None
         except BaseException:
             os.close(users)
             raise
@@ -228,6 +232,15 @@ def _create_database(placement: Placement) -> None:
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if found is None:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+
+
+def _cannot_start(error: OSError) -> PresageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError("no disk space is left to start the embedded server: free some, then try again")
+    return DatabaseError(
+        f"the embedded server cannot be started ({error.strerror}): put the workspace on a local disk, "
+        "or set database.url to a server"
+    )
 
 
 @contextmanager

@@ -44,18 +44,13 @@ REVOKED_FUNCTIONS = (
 
 def grant_roles(connection: psycopg.Connection[Any], schemas: Schemas) -> list[str]:
     """Make the roles and their rights, again if need be; return the statements that the login was refused."""
-    refused = []
-    for statement in (
-        *_roles(connection),
-        *database_rights(connection, schemas),
-        *_writer_rights(schemas),
-        *_reader_rights(schemas),
-        *_tasks_rights(schemas),
-        *_revoked_functions(connection),
-    ):
-        if not _try(connection, statement):
-            refused.append(statement.as_string(connection))
-    return refused
+    statements = _statements(connection, schemas)
+    return [statement.as_string(connection) for statement in statements if not _try(connection, statement)]
+
+
+def administrator_sql(connection: psycopg.Connection[Any], schemas: Schemas) -> list[str]:
+    """Return every statement of `grant_roles`, for an administrator to run where the login may not."""
+    return [f"{statement.as_string(connection)};" for statement in _statements(connection, schemas)]
 
 
 def database_rights(connection: psycopg.Connection[Any], schemas: Schemas) -> Iterator[sql.Composed]:
@@ -81,6 +76,17 @@ def tasks_columns(table: Table) -> list[str]:
     if table.name in HIDDEN_TABLES:
         return []
     return [column.name for column in table.columns if not column.info.get("free_text")]
+
+
+def _statements(connection: psycopg.Connection[Any], schemas: Schemas) -> list[sql.Composed]:
+    return [
+        *_roles(connection),
+        *database_rights(connection, schemas),
+        *_writer_rights(schemas),
+        *_reader_rights(schemas),
+        *_tasks_rights(schemas),
+        *_revoked_functions(connection),
+    ]
 
 
 def _roles(connection: psycopg.Connection[Any]) -> Iterator[sql.Composed]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -10,6 +13,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import create_engine
 
 from presage_migrations.declared import DECLARED
@@ -17,6 +21,7 @@ from presage_migrations.schema import HEAD, Schema
 from presage_platform.errors import DatabaseError
 from presage_platform.omop.tables import TABLES
 from presage_platform.postgres.connection import Database, Schemas, open_database
+from presage_platform.postgres.roles import administrator_sql
 from presage_platform.settings import Settings, parse_settings
 from tests.lib.catalogue import Catalogue, catalogue_of
 from tests.lib.database import TestServer, database_of, empty_database, fresh_database
@@ -74,6 +79,55 @@ def test_p30_lagging_schema_is_refused_with_the_command_that_mends_it(settings: 
         connection.commit()
     with pytest.raises(DatabaseError, match=r"revision r0000, expected r\d+: run `platform db upgrade`"):
         _open(settings)
+
+
+def test_p30_schema_of_a_newer_version_is_refused(empty: Database) -> None:
+    Schema().upgrade(empty)
+    with empty.connect() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'r9999'")
+    for action in (Schema().ensure, Schema().upgrade):
+        with pytest.raises(DatabaseError, match="r9999"):
+            action(empty)
+
+
+def test_p30_commands_at_once_create_one_schema(empty: Database) -> None:
+    failures: list[BaseException] = []
+
+    def ensure() -> None:
+        try:
+            Schema().ensure(empty)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ensure) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert Schema().state(empty).is_current
+
+
+def test_p32_login_that_may_not_make_roles_still_gets_its_schema(empty: Database) -> None:
+    login = f"presage_app_{os.getpid()}"
+    name = conninfo_to_dict(empty.conninfo)["dbname"]
+    with empty.connect(autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(login)))
+        grant = sql.SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO {}")
+        connection.execute(grant.format(sql.Identifier(str(name)), sql.Identifier(login)))
+    modest = replace(empty, conninfo=make_conninfo(empty.conninfo, user=login), tasks_conninfo=None)
+    Schema().ensure(modest)
+    with modest.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM person").fetchone() == (0,)
+        statements = administrator_sql(connection, modest.schemas)
+    assert any(statement.startswith("REVOKE EXECUTE ON FUNCTION") for statement in statements)
+    with empty.connect(autocommit=True) as connection:
+        for statement in statements:  # the administrator runs what was printed, and the wall stands
+            connection.execute(statement.encode())
+    replace(modest, tasks_conninfo=empty.tasks_conninfo).connect_tasks().close()
+    with empty.connect(autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(login)))
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(login)))
 
 
 def test_p30_foreign_tables_are_refused_and_left_alone(settings: Settings, server: TestServer) -> None:
