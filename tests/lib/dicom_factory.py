@@ -31,7 +31,7 @@ def uid(*parts: object) -> str:
 def phantom_hu(points_lps_mm: np.ndarray) -> np.ndarray:
     """Return Hounsfield units at patient coordinates: a body, six distinct blobs near its faces, a slanted gradient."""
     local = (points_lps_mm - CENTRE_LPS_MM) / HALF_SIZE_MM
-    hu = np.where((local**2).sum(axis=-1) < 1.6, 40, -1000)
+    hu = np.where((local**2).sum(axis=-1) < 1.6, 40, -900)
     blobs = {(1, 0, 0): 300, (-1, 0, 0): 500, (0, 1, 0): 700, (0, -1, 0): 900, (0, 0, 1): 1100, (0, 0, -1): -500}
     for direction, value in blobs.items():
         near = ((local - 0.75 * np.array(direction)) ** 2).sum(axis=-1) < 0.09
