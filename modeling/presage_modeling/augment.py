@@ -80,13 +80,29 @@ def volumes_to_device(stored_BZYX: Tensor, device: torch.device) -> Tensor:
     return stored_BZYX.to(device, non_blocking=True).permute(0, 3, 2, 1).contiguous().float()
 
 
-def window(hu_BXYZ: Tensor, names: tuple[WindowName, ...]) -> Tensor:
-    """Return the named windows as channels in [0, 1], shape = (B, C, X, Y, Z), stored channels-last."""
-    low = torch.tensor([WINDOWS_HU[name][0] for name in names], device=hu_BXYZ.device)
-    high = torch.tensor([WINDOWS_HU[name][1] for name in names], device=hu_BXYZ.device)
-    slope = 1.0 / (high - low)
-    windowed = torch.addcmul(-low * slope, hu_BXYZ[..., None], slope).clamp_(0.0, 1.0)
-    return windowed.permute(0, 4, 1, 2, 3)
+class Windows:
+    """Named windows as channels, into a buffer that the next batch reuses: on a CPU fresh pages cost more than the sum.
+
+    The result of a call is valid until the next call; a training step is over by then.
+    """
+
+    def __init__(self, names: tuple[WindowName, ...]) -> None:
+        low = torch.tensor([WINDOWS_HU[name][0] for name in names])
+        high = torch.tensor([WINDOWS_HU[name][1] for name in names])
+        self._slope = 1.0 / (high - low)
+        self._offset = -low * self._slope
+        self._buffer = torch.empty(0)
+
+    def __call__(self, hu_BXYZ: Tensor) -> Tensor:
+        """Return values in [0, 1], shape = (B, C, X, Y, Z), stored channels-last."""
+        shape = (*hu_BXYZ.shape, len(self._slope))
+        if self._buffer.shape[1:] != shape[1:] or len(self._buffer) < shape[0] or self._buffer.device != hu_BXYZ.device:
+            self._buffer = torch.empty(shape, device=hu_BXYZ.device)
+        windowed = self._buffer[: shape[0]]
+        torch.mul(hu_BXYZ[..., None], self._slope.to(hu_BXYZ.device), out=windowed)
+        rows = windowed.view(shape[0], shape[1], -1)  # long rows: adding along an axis of four is slow
+        rows += self._offset.to(hu_BXYZ.device).repeat(shape[2] * shape[3])
+        return windowed.clamp_(0.0, 1.0).permute(0, 4, 1, 2, 3)
 
 
 def augment(

@@ -124,11 +124,9 @@ def build_cohort(labels: LabelStore, store: Store, *, risk: Risk, allow_missing:
 
 
 def check_bins_fitted_here(labels: LabelStore) -> None:
-    """Refuse a store whose bins and rates were fitted on other persons than its unmasked training split."""
-    table = labels.studies
-    split, mask, person = (np.asarray(table.column(name)) for name in ("split", "mask", "person_id"))
-    fitting = (split == 0) & (view_mask(mask.astype(np.uint16), "next") == 0)
-    if persons_hash(np.unique(person[fitting]).astype(np.int64)) != labels.bins.fitted_on:
+    """Refuse a store whose bins and rates were fitted on other persons than its training split."""
+    split, person = (np.asarray(labels.studies.column(name)) for name in ("split", "person_id"))
+    if persons_hash(np.unique(person[split == 0]).astype(np.int64)) != labels.bins.fitted_on:
         raise LabelStoreError(
             "label store: bins and rates were fitted on other persons than its train split: make the labels again"
         )

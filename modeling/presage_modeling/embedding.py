@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from presage_modeling.augment import volumes_to_device, window
+from presage_modeling.augment import Windows, volumes_to_device
 from presage_modeling.data import InputRecipe, LoaderRecipe, Part, VolumeReader
 from presage_modeling.encoders.interface import Encoder, build_encoder
 from presage_modeling.hardware import autocast, open_device, set_threads
@@ -131,11 +131,11 @@ def _embed(
     part = Part(studies, studies, np.arange(len(studies)), index.column("volume_id").to_pylist())
     shape_xyz = recipe.input.shape_xyz
     reader = VolumeReader(store, part, InputRecipe(shape_xyz=shape_xyz), LoaderRecipe(cache_gb=0.0))
-    features = []
+    windows, features = Windows(recipe.input.windows), []
     with torch.no_grad(), autocast(device, recipe.precision):
         for low in range(0, len(part), batch_size):
             stored = reader.read(np.arange(low, min(low + batch_size, len(part))))
-            x_BCXYZ = window(volumes_to_device(stored, device), recipe.input.windows)
+            x_BCXYZ = windows(volumes_to_device(stored, device))
             features.append(encoder(x_BCXYZ).float().cpu().numpy())
     return np.concatenate(features)
 

@@ -45,7 +45,7 @@ class ValidationRecipe(Section):
 
 
 def build_optimiser(
-    modules: dict[str, nn.Module], recipe: OptimiserRecipe, device: torch.device
+    modules: dict[str, nn.Module], recipe: OptimiserRecipe
 ) -> tuple[torch.optim.AdamW, dict[str, nn.Parameter]]:
     """Return the optimiser and its parameters by name, in the order in which it holds them."""
     named = {f"{prefix}.{name}": p for prefix, module in modules.items() for name, p in module.named_parameters()}
@@ -60,7 +60,7 @@ def build_optimiser(
         lr=recipe.lr,
         betas=(recipe.beta1, recipe.beta2),
         eps=recipe.eps,
-        fused=device.type == "cuda",
+        fused=True,
     )
     return optimiser, {**decaying, **others}
 

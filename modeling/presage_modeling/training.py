@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from presage_modeling import checkpoint as ck
-from presage_modeling.augment import Draws, augment, volumes_to_device, window
+from presage_modeling.augment import Draws, Windows, augment, volumes_to_device
 from presage_modeling.data import Batch, Feed
 from presage_modeling.encoders.interface import Encoder
 from presage_modeling.hardware import autocast, peak_memory_bytes
@@ -71,9 +71,10 @@ class Trainer:
         self.recipe, self.objective, self.feeds, self.device = recipe, objective, feeds, device
         self.encoder, self.head = encoder, head
         self.modules = {"encoder": encoder, "head": head}
-        self.optimiser, self.parameters = build_optimiser(self.modules, recipe.optimiser, device)
+        self.optimiser, self.parameters = build_optimiser(self.modules, recipe.optimiser)
         self.checkpoints, self.metrics = checkpoints, metrics
         self.spacing_mm, self.pad_hu = spacing_mm, pad_hu
+        self.windows = Windows(recipe.input.windows)
         self.total_steps = feeds["train"].steps_per_epoch * recipe.schedule.epochs
         self.at = Position()
         self.null_loss = objective.null_loss("train")
@@ -138,7 +139,7 @@ class Trainer:
         if epoch is not None:  # None: evaluation, nothing moves
             draws = Draws(self.recipe.seed, epoch, study_ids)
             hu_BXYZ = augment(hu_BXYZ, self.recipe.augmentation, draws, spacing_mm=self.spacing_mm, pad_hu=self.pad_hu)
-        return window(hu_BXYZ, self.recipe.input.windows)
+        return self.windows(hu_BXYZ)
 
     def _ids(self, split: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.feeds[split].part.study_id[positions]

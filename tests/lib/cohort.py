@@ -18,7 +18,13 @@ SMALL = VolumeRecipe(name="small", spacing_mm=(10.0, 10.0, 10.0), crop="centre",
 
 
 def planted_workspace(
-    folder: Path, *, num_studies: int, num_tasks: int = 6, recipe: VolumeRecipe = SMALL, seed: int = 0, per_person: int = 1
+    folder: Path,
+    *,
+    num_studies: int,
+    num_tasks: int = 6,
+    recipe: VolumeRecipe = SMALL,
+    seed: int = 0,
+    per_person: int = 1,
 ) -> NDArray[np.float64]:
     """Write a volume store and a label store below `folder` and return the planted scores, shape = (num_studies, 2).
 
@@ -64,7 +70,9 @@ def planted_volume(scores: NDArray[np.float64], recipe: VolumeRecipe, draw: np.r
     return np.clip(volume, -1024, 3071).astype(np.int16)
 
 
-def _study(number: int, scores: NDArray[np.float64], num_tasks: int, draw: np.random.Generator, per_person: int) -> Study:
+def _study(
+    number: int, scores: NDArray[np.float64], num_tasks: int, draw: np.random.Generator, per_person: int
+) -> Study:
     end_s = int(draw.uniform(0.5, 5) * YEAR)
     base_rates = np.linspace(0.1, 0.5, num_tasks)
     times = draw.exponential(YEAR / (base_rates * np.exp(1.2 * scores[np.arange(num_tasks) % 2])))

@@ -122,7 +122,7 @@ def _check_values(time_days: NDArray[Any], event: NDArray[Any]) -> None:
     if not np.isfinite(time_days).all() or (time_days < 0).any():
         raise ValueError("time_days: found a negative or non-finite time, expected finite days from the task's clock")
     if not np.isin(event, [int(code) for code in Event]).all():
-        raise ValueError("event: found a code outside 0, 1, 2 (censored, event, competing)")
+        raise ValueError("event: found a code outside the enum, expected 0 censored, 1 event, 2 competing")
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

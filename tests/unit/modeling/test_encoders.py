@@ -1,0 +1,101 @@
+"""The contract that every encoder keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from presage_modeling.encoders.interface import Encoder, build_encoder
+from presage_modeling.encoders.resnet_recipe import ResNetRecipe
+from presage_modeling.encoders.swinunetr_recipe import SwinUNETRRecipe
+from presage_modeling.recipe import read_recipe
+
+SMALL = {"widths": (4, 4, 8, 8), "stem_kernel": 3}
+CASES = {
+    "resnet10": (ResNetRecipe(name="resnet10", **SMALL), 2, 8),
+    "resnet10_group_max": (
+        ResNetRecipe(name="resnet10", norm="group", feature="mean_max", stem_pool=False, **SMALL),
+        1,
+        16,
+    ),
+    "swinunetr": (SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4), 1, 192),
+    "swinunetr_multi_scale": (
+        SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4, feature="multi_scale"),
+        1,
+        372,
+    ),
+}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def encoder(request: pytest.FixtureRequest) -> tuple[Encoder, int, int]:
+    recipe, channels, width = CASES[request.param]
+    torch.manual_seed(0)
+    return build_encoder(recipe, channels), channels, width
+
+
+def volumes(channels: int, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, channels, 64, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_m22_features_have_the_declared_shape_and_type(encoder: tuple[Encoder, int, int]) -> None:
+    network, channels, width = encoder
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = network.eval().forward_features(volumes(channels), tokens=True)
+    assert network.width == width
+    assert features.pooled_BD.shape == (2, width) and features.pooled_BD.dtype == torch.float32
+    assert features.grid == tuple(
+        side // stride for side, stride in zip((64, 32, 32), network.total_stride, strict=True)
+    )
+    assert features.tokens_BND is not None
+    assert features.tokens_BND.shape[:2] == (2, features.grid[0] * features.grid[1] * features.grid[2])
+
+
+def test_m22_eval_is_deterministic_and_rows_are_independent(encoder: tuple[Encoder, int, int]) -> None:
+    network, channels, _ = encoder
+    network.eval()
+    with torch.no_grad():
+        together = network(volumes(channels))
+        assert torch.equal(network(volumes(channels)), together)
+        for row in range(2):
+            torch.testing.assert_close(network(volumes(channels)[[row]])[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+def test_m22_a_gradient_reaches_every_parameter(encoder: tuple[Encoder, int, int]) -> None:
+    network, channels, width = encoder
+    network.train()
+    network.zero_grad()
+    (
+        network(volumes(channels)) @ torch.randn(width, generator=torch.Generator().manual_seed(2))
+    ).square().sum().backward()
+    starved = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert starved == []
+
+
+def test_m22_the_state_travels(encoder: tuple[Encoder, int, int]) -> None:
+    network, channels, _ = encoder
+    recipe = next(recipe for recipe, c, w in CASES.values() if (c, w) == (channels, network.width))
+    other = build_encoder(recipe, channels)
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other.eval()(volumes(channels)), network.eval()(volumes(channels)))
+
+
+def test_m24_stages_are_modules_of_the_encoder(encoder: tuple[Encoder, int, int]) -> None:
+    assert all(encoder[0].get_submodule(stage) is not None for stage in encoder[0].stages)
+
+
+def test_m31_parameter_counts_of_the_shipped_encoders() -> None:
+    def count(name: str) -> int:
+        recipe = read_recipe(name)
+        network = build_encoder(recipe.encoder, len(recipe.input.windows))
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    assert count("swinunetr") == 8_062_002
+    assert count("tiny") == 898_656
+
+
+def test_m24_no_decoder_is_built() -> None:
+    recipe, channels, _ = CASES["swinunetr"]
+    names = {name for name, _ in build_encoder(recipe, channels).named_modules()}
+    assert not any("decoder" in name or "out" in name.split(".")[-1:] for name in names)
