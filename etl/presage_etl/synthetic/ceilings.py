@@ -18,6 +18,7 @@ from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.latents import NUM_INVISIBLE, draw_gaussians, natural, score
 from presage_etl.synthetic.oracle import Covariates, risk_given_all, risk_given_image
 from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.shards import Rows
 from presage_etl.synthetic.streams import Stage, stream
 
 Floats = NDArray[np.float64]
@@ -53,7 +54,7 @@ def write_ceilings(folder: Path, parameters: Parameters, model: Model) -> None:
     """Score both oracles on every headline task and write truth/ceilings."""
     rng = stream(0, 1, Stage.CEILING)
     cohort = draw_cohort(parameters, model, rng, parameters.ceiling_persons)
-    rows: truth.Rows = []
+    rows: Rows = []
     for headline in parameters.headline:
         outcome = recorded_outcome(parameters, model, cohort, headline.condition, rng)
         for arm, rule in (("oracle_risk", risk_given_all), ("oracle_image", risk_given_image)):
@@ -111,12 +112,12 @@ def recorded_outcome(
         died = np.isfinite(cohort.death) & (cohort.death <= cohort.end + 60 * DAY_YEARS)
         none = np.zeros(number, dtype=np.bool_)
         return Recorded(np.where(died, cohort.death, followed), died, none, cohort.end > 0)
-    eta = model.predictor(known.z_NZ, known.u_NU, known.age_N, known.male_N)
+    eta = model.predictor(known.z, known.u, known.age, known.male)
     first = np.full(number, np.inf)
     for member in model.members(condition):
-        rate = np.exp(model.log_rate_C[member] + eta[:, member])
-        onset = (rng.exponential(size=number) / rate) ** (1 / model.kappa) - known.origin_years_N
-        first = np.minimum(first, onset + _delay(parameters, model, member, known.u_NU, rng))
+        rate = np.exp(model.log_rate[member] + eta[:, member])
+        onset = (rng.exponential(size=number) / rate) ** (1 / model.kappa) - known.origin_years
+        first = np.minimum(first, onset + _delay(parameters, model, member, known.u, rng))
     start = DAY_YEARS
     at_risk = (first > start) & (cohort.end > start)
     event = (first <= cohort.end) & at_risk
@@ -159,7 +160,7 @@ def _delay(parameters: Parameters, model: Model, member: int, u_NU: Floats, rng:
 
 def _blockwise(rule: object, model: Model, condition: str, known: Covariates) -> Floats:
     parts = []
-    for rows in np.array_split(np.arange(len(known.age_N)), max(len(known.age_N) // 5000, 1)):
+    for rows in np.array_split(np.arange(len(known.age)), max(len(known.age) // 5000, 1)):
         part = Covariates(*(getattr(known, name)[rows] for name in known.__dataclass_fields__))
         parts.append(rule(model, condition, part)[0])  # type: ignore[operator]
     return np.concatenate(parts)

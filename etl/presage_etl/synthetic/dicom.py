@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from presage_etl.synthetic.clock import MINUTE_S, dicom_date, dicom_time, offset
 from presage_etl.synthetic.identifiers import (
@@ -127,9 +127,9 @@ class Template:
 def _header(parameters: Parameters, person: Person, scan: int, t0: int, made: Acquisition, study: str) -> Dataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = f"{series_uid(study)}.{FIRST_INSTANCE}"
+    meta.MediaStorageSOPInstanceUID = UID(f"{series_uid(study)}.{FIRST_INSTANCE}")
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if made.implicit else ExplicitVRLittleEndian
-    meta.ImplementationClassUID = f"{uid_root(parameters.seed)}.2"
+    meta.ImplementationClassUID = UID(f"{uid_root(parameters.seed)}.2")
     meta.ImplementationVersionName = "PRESAGE_SYNTH_1"
     ds = Dataset()
     ds.file_meta = meta

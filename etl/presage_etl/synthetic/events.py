@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from presage_etl.synthetic.clock import DAY_S, HOUR_S, MINUTE_S, YEAR_S, quiet, wall
 from presage_etl.synthetic.hazards import Model, onset_years
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.persons import Person
+from presage_etl.synthetic.persons import Person, Scan
 from presage_etl.synthetic.streams import Stage, stream
 
 Floats = NDArray[np.float64]
@@ -94,6 +94,8 @@ def simulate(parameters: Parameters, model: Model, person: Person) -> History:
     if cut_short and person.scanned:  # the record stops with the first scan's encounter
         end = next(visit.end for visit in visits if visit.scan == 0)
         visits = [visit for visit in visits if visit.start <= end]
+        for place, visit in enumerate(visits):
+            visit.number = place
         known_death = NEVER
     recording = stream(seed, person.index, Stage.RECORDING)
     diagnoses = _record(parameters, model, person, onset, end, visits, recording)
@@ -135,7 +137,7 @@ def _visits(parameters: Parameters, model: Model, person: Person, end: int, rng:
     for scan in person.scans:
         if scan.number and scan.t0 >= end:
             continue
-        visits.append(_scan_visit(scan.number, scan.t0, end, rng))
+        visits.append(_scan_visit(len(visits), scan, end, rng))
     care = np.exp(0.35 * person.u[CARE_SEEKING] - 0.06)
     span = (end - person.origin) / YEAR_S
     routine = rng.uniform(0, 1, rng.poisson(parameters.record.visits_per_year * care * span))
@@ -146,14 +148,15 @@ def _visits(parameters: Parameters, model: Model, person: Person, end: int, rng:
             _add(visits, start, start + int(rng.integers(20, 100)) * MINUTE_S, "AMB", person, end)
         else:
             _add(visits, start, start + int(rng.integers(60, 360)) * MINUTE_S, "EMER", person, end)
-    eta = person.z @ model.admission_beta_Z + person.u @ model.admission_gamma_U
+    eta = person.z @ model.admission_beta + person.u @ model.admission_gamma
     for _ in range(rng.poisson(parameters.record.recurrent_admissions * np.exp(eta) * span)):
         start = quiet(int(rng.uniform(person.origin, end)))
         _add(visits, start, quiet(start + _stay(rng)), "IMP", person, end)
     return visits
 
 
-def _scan_visit(number: int, t0: int, end: int, rng: np.random.Generator) -> Visit:
+def _scan_visit(number: int, scan: Scan, end: int, rng: np.random.Generator) -> Visit:
+    t0 = scan.t0
     kind = ("AMB", "EMER", "IMP")[int(np.searchsorted([0.6, 0.8], rng.random()))]
     before = int(rng.integers(70, 180)) * MINUTE_S
     after = int(rng.integers(60, 240)) * MINUTE_S
@@ -161,7 +164,7 @@ def _scan_visit(number: int, t0: int, end: int, rng: np.random.Generator) -> Vis
         before += int(rng.integers(0, 2 * DAY_S))
         after += _stay(rng)
     # A visit never outlives its person; it does hold the scan.
-    return Visit(number, quiet(t0 - before), max(min(quiet(t0 + after), end), t0 + 10 * MINUTE_S), kind, scan=number)
+    return Visit(number, quiet(t0 - before), max(min(quiet(t0 + after), end), t0 + 10 * MINUTE_S), kind, scan.number)
 
 
 def _stay(rng: np.random.Generator) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from presage_etl.synthetic.clock import iso, iso_day
 from presage_etl.synthetic.events import NEVER, Diagnosis, History, Visit
+from presage_etl.synthetic.hazards import Leaf
 from presage_etl.synthetic.identifiers import (
     ACCESSION_SYSTEM,
     CVX,
@@ -18,7 +19,6 @@ from presage_etl.synthetic.identifiers import (
     SYSTEM_OF,
     UCUM,
 )
-from presage_etl.synthetic.hazards import Leaf
 from presage_etl.synthetic.persons import Person
 from presage_etl.synthetic.vocabulary import coding_of
 

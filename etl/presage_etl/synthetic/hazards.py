@@ -2,7 +2,8 @@ r"""Hazards of every leaf condition, of death and of admission: closed form give
 
 The first onset of leaf condition c, at t years from the person's origin (18th birthday or start of the record), has
 
-.. math:: \lambda_c(t) = \lambda_{0c}\, \kappa t^{\kappa-1} \exp(\beta_c^T z + \gamma_c^T u + \alpha_c (age-60)/10 + s_c male)
+.. math:: \lambda_c(t) = \lambda_{0c}\, \kappa t^{\kappa-1} e^{\eta_c}, \quad
+          \eta_c = \beta_c^T z + \gamma_c^T u + \alpha_c (age-60)/10 + s_c male
 
 Given z, u, age and sex all conditions and death are independent. The hazard of a parent condition is the sum of its
 leaves', because they share one shape. Death starts at the first scan, with a constant hazard.
@@ -57,31 +58,31 @@ class Model:
 
     leaves: tuple[Leaf, ...]
     kappa: float
-    log_rate_C: Floats
-    beta_CZ: Floats
-    gamma_CU: Floats
-    age_C: Floats
-    male_C: Floats
+    log_rate: Floats
+    beta: Floats
+    gamma: Floats
+    age: Floats
+    male: Floats
     death_log_rate: float
-    death_beta_Z: Floats
-    death_gamma_U: Floats
+    death_beta: Floats
+    death_gamma: Floats
     death_age: float
-    admission_beta_Z: Floats
-    admission_gamma_U: Floats
+    admission_beta: Floats
+    admission_gamma: Floats
     place: dict[str, int] = field(default_factory=dict)
 
     def predictor(self, z_NZ: Floats, u_NU: Floats, age_N: Floats, male_N: Floats) -> Floats:
         """Linear predictor of every leaf, shape (N, C), without the base rate."""
         return (
-            z_NZ @ self.beta_CZ.T
-            + u_NU @ self.gamma_CU.T
-            + np.outer((age_N - 60.0) / 10.0, self.age_C)
-            + np.outer(male_N, self.male_C)
+            z_NZ @ self.beta.T
+            + u_NU @ self.gamma.T
+            + np.outer((age_N - 60.0) / 10.0, self.age)
+            + np.outer(male_N, self.male)
         )
 
     def death_predictor(self, z_NZ: Floats, u_NU: Floats, age_N: Floats) -> Floats:
         """Linear predictor of death, shape (N,), without the base rate."""
-        return np.asarray(z_NZ @ self.death_beta_Z + u_NU @ self.death_gamma_U + self.death_age * (age_N - 60.0) / 10.0)
+        return np.asarray(z_NZ @ self.death_beta + u_NU @ self.death_gamma + self.death_age * (age_N - 60.0) / 10.0)
 
     def members(self, condition: str) -> list[int]:
         """Leaves whose record counts for a condition: itself and its children."""
@@ -92,11 +93,11 @@ class Model:
 class Reference:
     """A fixed sample of the cohort's law, on which base rates are set; independent of the seed."""
 
-    z_NZ: Floats
-    u_NU: Floats
-    age_N: Floats
-    male_N: Floats
-    history_N: Floats
+    z: Floats
+    u: Floats
+    age: Floats
+    male: Floats
+    history_years: Floats
 
 
 def build_model(parameters: Parameters) -> Model:
@@ -115,39 +116,39 @@ def build_model(parameters: Parameters) -> Model:
     leaves += more
     reference = _reference(parameters)
     eta = (
-        reference.z_NZ @ beta.T
-        + reference.u_NU @ gamma.T
-        + np.outer((reference.age_N - 60) / 10, age)
-        + np.outer(reference.male_N, male)
+        reference.z @ beta.T
+        + reference.u @ gamma.T
+        + np.outer((reference.age - 60) / 10, age)
+        + np.outer(reference.male, male)
     )
     scale = parameters.hazard.onset_rate_scale
     risk = 1 - (1 - np.array([leaf.risk for leaf in leaves])) ** scale
     death_beta, death_gamma, death_age = _effect(parameters.death, parameters)
-    death_eta = reference.z_NZ @ death_beta + reference.u_NU @ death_gamma + death_age * (reference.age_N - 60) / 10
+    death_eta = reference.z @ death_beta + reference.u @ death_gamma + death_age * (reference.age - 60) / 10
     admission_beta, admission_gamma, _ = _effect(parameters.admission, parameters)
     return Model(
         leaves=tuple(leaves),
         kappa=parameters.hazard.kappa,
-        log_rate_C=_solve_rates(eta, reference.history_N, parameters.hazard.kappa, risk),
-        beta_CZ=beta,
-        gamma_CU=gamma,
-        age_C=age,
-        male_C=male,
+        log_rate=_solve_rates(eta, reference.history_years, parameters.hazard.kappa, risk),
+        beta=beta,
+        gamma=gamma,
+        age=age,
+        male=male,
         death_log_rate=float(
             _solve_rates(death_eta[:, None], np.zeros(NUM_REFERENCE), 1.0, np.array([parameters.death.one_year]))[0]
         ),
-        death_beta_Z=death_beta,
-        death_gamma_U=death_gamma,
+        death_beta=death_beta,
+        death_gamma=death_gamma,
         death_age=death_age,
-        admission_beta_Z=admission_beta,
-        admission_gamma_U=admission_gamma,
+        admission_beta=admission_beta,
+        admission_gamma=admission_gamma,
         place={leaf.name: index for index, leaf in enumerate(leaves)},
     )
 
 
 def onset_years(model: Model, eta_C: Floats, exponential_C: Floats) -> Floats:
     """Invert the cumulative hazard: years from the origin to each leaf's onset, for unit exponentials."""
-    return np.asarray((exponential_C / np.exp(model.log_rate_C + eta_C)) ** (1.0 / model.kappa))
+    return np.asarray((exponential_C / np.exp(model.log_rate + eta_C)) ** (1.0 / model.kappa))
 
 
 def _row(values: dict[int, float], size: int) -> list[float]:

@@ -40,7 +40,7 @@ def natural(gaussian: Floats) -> Floats:
     value[:, 5] = np.floor(np.where(above[:, 5] > 0, 1.0 + 11.999 * above[:, 5] ** 1.5, 0.0))
     value[:, 6] = np.where(above[:, 6] > 0, 60.0 + 540.0 * above[:, 6] ** 1.3, 0.0)
     value[:, 7] = 0.6 + 0.8 * above[:, 7]
-    return np.round(value, DECIMALS)
+    return np.asarray(np.round(value, DECIMALS))
 
 
 def score(biomarkers: Floats) -> Floats:
@@ -61,11 +61,11 @@ def draw_gaussians(parameters: Parameters, rng: np.random.Generator, age_standar
 def _around(median: float, quantile: Floats, *, spread: float, low: float, high: float) -> Floats:
     """Skewed bell around a median: the upper tail is twice as wide as the lower one."""
     bell = ndtri(np.clip(quantile, 1e-9, 1 - 1e-9))
-    return np.clip(median + spread * np.where(bell > 0, 1.35 * bell, 0.9 * bell), low, high)
+    return np.asarray(np.clip(median + spread * np.where(bell > 0, 1.35 * bell, 0.9 * bell), low, high))
 
 
 def _transform(biomarkers: Floats) -> Floats:
-    return np.where(LOGARITHMIC, np.log1p(biomarkers), biomarkers)
+    return np.asarray(np.where(LOGARITHMIC, np.log1p(biomarkers), biomarkers))
 
 
 @cache

@@ -27,6 +27,7 @@ from presage_etl.synthetic.clock import YEAR_S
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.latents import NUM_INVISIBLE, NUM_VISIBLE
 from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.shards import Rows
 from presage_etl.synthetic.streams import Stage, stream
 from presage_platform.errors import InputError
 
@@ -46,12 +47,12 @@ ARMS = ("oracle_risk", "oracle_image")
 class Covariates:
     """What the oracles know of each study. N = studies."""
 
-    z_NZ: Floats
-    u_NU: Floats
-    age_N: Floats
-    male_N: Floats
-    origin_years_N: Floats
-    since_first_N: Floats  # years from the first scan, where the death clock starts
+    z: Floats
+    u: Floats
+    age: Floats
+    male: Floats
+    origin_years: Floats
+    since_first_years: Floats  # years from the first scan, where the death clock starts
 
 
 def onset_probability(
@@ -69,15 +70,14 @@ def onset_probability(
 
 def risk_given_all(model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
     """Log rate of a condition and P at each horizon, knowing u; shapes (N,), (N, H)."""
-    nu = np.exp(model.death_log_rate + model.death_predictor(known.z_NZ, known.u_NU, known.age_N))
+    nu = np.exp(model.death_log_rate + model.death_predictor(known.z, known.u, known.age))
     if condition == "death":
         return np.log(nu), np.stack([1 - np.exp(-nu * h / DAYS_PER_YEAR) for h in HORIZONS_DAYS], axis=1)
-    eta = model.predictor(known.z_NZ, known.u_NU, known.age_N, known.male_N)
+    eta = model.predictor(known.z, known.u, known.age, known.male)
     members = model.members(condition)
-    mu = np.exp(model.log_rate_C[members] + eta[:, members]).sum(axis=1)
+    mu = np.exp(model.log_rate[members] + eta[:, members]).sum(axis=1)
     risks = [
-        onset_probability(mu, nu, model.kappa, known.origin_years_N, h / DAYS_PER_YEAR, NUM_NODES)
-        for h in HORIZONS_DAYS
+        onset_probability(mu, nu, model.kappa, known.origin_years, h / DAYS_PER_YEAR, NUM_NODES) for h in HORIZONS_DAYS
     ]
     return np.log(mu), np.stack(risks, axis=1)
 
@@ -85,20 +85,20 @@ def risk_given_all(model: Model, condition: str, known: Covariates) -> tuple[Flo
 def risk_given_image(model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
     """The same, knowing z, age and sex only; u is averaged among those alive and free of the condition at the scan."""
     u_MU = stream(0, 0, Stage.ORACLE).standard_normal((NUM_DRAWS, NUM_INVISIBLE))
-    nothing = np.zeros_like(known.u_NU)
-    log_nu = model.death_log_rate + model.death_predictor(known.z_NZ, nothing, known.age_N)
-    nu = np.exp(log_nu[:, None] + (u_MU @ model.death_gamma_U)[None, :])
-    alive = np.exp(-nu * known.since_first_N[:, None])
+    nothing = np.zeros_like(known.u)
+    log_nu = model.death_log_rate + model.death_predictor(known.z, nothing, known.age)
+    nu = np.exp(log_nu[:, None] + (u_MU @ model.death_gamma)[None, :])
+    alive = np.exp(-nu * known.since_first_years[:, None])
     if condition == "death":
         weight = alive / alive.sum(axis=1, keepdims=True)
         died = [(weight * (1 - np.exp(-nu * h / DAYS_PER_YEAR))).sum(axis=1) for h in HORIZONS_DAYS]
         return np.log((weight * nu).sum(axis=1)), np.stack(died, axis=1)
-    eta = model.predictor(known.z_NZ, nothing, known.age_N, known.male_N)
+    eta = model.predictor(known.z, nothing, known.age, known.male)
     mu = np.zeros_like(nu)
     for member in model.members(condition):
-        base = model.log_rate_C[member] + eta[:, member]
-        mu += np.exp(base[:, None] + (u_MU @ model.gamma_CU[member])[None, :])
-    origin = known.origin_years_N[:, None]
+        base = model.log_rate[member] + eta[:, member]
+        mu += np.exp(base[:, None] + (u_MU @ model.gamma[member])[None, :])
+    origin = known.origin_years[:, None]
     weight = alive * np.exp(-mu * origin**model.kappa)
     weight /= weight.sum(axis=1, keepdims=True)
     risks = [
@@ -108,7 +108,7 @@ def risk_given_image(model: Model, condition: str, known: Covariates) -> tuple[F
     return np.log((weight * mu).sum(axis=1)), np.stack(risks, axis=1)
 
 
-def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: truth.Rows, persons: truth.Rows) -> None:
+def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: Rows, persons: Rows) -> None:
     """Write oracle_risk and oracle_image: one row a study, task and horizon."""
     by_key = {person["person"]: person for person in persons}
     known_scans = [scan for scan in scans if scan["person"] in by_key]
@@ -128,14 +128,12 @@ def covariates(scans: Sequence[dict[str, Any]], persons: dict[str, dict[str, Any
     since = [(scan["t0_s"] - owner["index_s"]) / YEAR_S for scan, owner in zip(scans, owners, strict=True)]
     origin = [(scan["t0_s"] - owner["origin_s"]) / YEAR_S for scan, owner in zip(scans, owners, strict=True)]
     return Covariates(
-        z_NZ=np.array([[owner[f"z{n + 1}"] for n in range(NUM_VISIBLE)] for owner in owners]).reshape(-1, NUM_VISIBLE),
-        u_NU=np.array([[owner[f"u{n + 1}"] for n in range(NUM_INVISIBLE)] for owner in owners]).reshape(
-            -1, NUM_INVISIBLE
-        ),
-        age_N=np.array([owner["age_first_scan"] for owner in owners]),
-        male_N=np.array([float(owner["male"]) for owner in owners]),
-        origin_years_N=np.array(origin),
-        since_first_N=np.array(since),
+        z=np.array([[owner[f"z{n + 1}"] for n in range(NUM_VISIBLE)] for owner in owners]).reshape(-1, NUM_VISIBLE),
+        u=np.array([[owner[f"u{n + 1}"] for n in range(NUM_INVISIBLE)] for owner in owners]).reshape(-1, NUM_INVISIBLE),
+        age=np.array([owner["age_first_scan"] for owner in owners]),
+        male=np.array([float(owner["male"]) for owner in owners]),
+        origin_years=np.array(origin),
+        since_first_years=np.array(since),
     )
 
 

@@ -18,31 +18,38 @@ Numbers = NDArray[np.float64]
 TISSUE, LUNG = 0.0, 1.0  # the last column of a shape: what it does to the share of lung
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def paint_columns(volume: Any, grid: Any, centre: Any, half: Any, angle: float, hu: float, neck_z: float) -> None:
     """Paint a superelliptic column (exponent 2.5) along the whole of z, narrower above `neck_z`."""
-    edge = (grid[3] + grid[4]) / 2
-    cosine, sine = np.cos(angle), np.sin(angle)
+    section = np.zeros(volume.shape[1:], dtype=np.float32)
+    painted_scale = 0.0
     for k in range(volume.shape[0]):
         above = min(max((grid[2] + k * grid[5] - neck_z) / 60.0, 0.0), 1.0)
         scale = 1.0 - 0.2 * above
-        hx, hy = half[0] * scale, half[1] * scale
+        if scale != painted_scale:
+            _fill_section(section, grid, centre, half * scale, angle)
+            painted_scale = scale
         for j in range(volume.shape[1]):
-            y = grid[1] + j * grid[4] - centre[1]
             for i in range(volume.shape[2]):
-                x = grid[0] + i * grid[3] - centre[0]
-                u = abs(cosine * x + sine * y) / hx
-                v = abs(-sine * x + cosine * y) / hy
-                if u > 1.2 or v > 1.2:
-                    continue
-                radius = (u * u * np.sqrt(u) + v * v * np.sqrt(v)) ** 0.4
-                share = 0.5 - (radius - 1.0) * min(hx, hy) / edge
-                if share > 0:
-                    share = min(share, 1.0)
-                    volume[k, j, i] += np.float32(share * (hu - volume[k, j, i]))
+                volume[k, j, i] += section[j, i] * (np.float32(hu) - volume[k, j, i])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
+def _fill_section(section: Any, grid: Any, centre: Any, half: Any, angle: float) -> None:
+    """Share of each pixel that a superellipse covers."""
+    edge = (grid[3] + grid[4]) / 2
+    cosine, sine = np.cos(angle), np.sin(angle)
+    for j in range(section.shape[0]):
+        y = grid[1] + j * grid[4] - centre[1]
+        for i in range(section.shape[1]):
+            x = grid[0] + i * grid[3] - centre[0]
+            u = abs(cosine * x + sine * y) / half[0]
+            v = abs(-sine * x + cosine * y) / half[1]
+            radius = (u * u * np.sqrt(u) + v * v * np.sqrt(v)) ** 0.4
+            section[j, i] = min(max(0.5 - (radius - 1.0) * min(half[0], half[1]) / edge, 0.0), 1.0)
+
+
+@njit(cache=True)
 def paint_ellipsoids(volume: Any, lung: Any, grid: Any, shapes: Any) -> None:
     """Paint ellipsoids: centre (3), half axes (3), angle about z, HU, lung or tissue."""
     edge = (2 * grid[3] + grid[5]) / 3
@@ -68,7 +75,7 @@ def paint_ellipsoids(volume: Any, lung: Any, grid: Any, shapes: Any) -> None:
                     _blend(volume, lung, k, j, i, 0.5 - distance / edge, hu, kind)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def paint_segments(volume: Any, lung: Any, grid: Any, shapes: Any) -> None:
     """Paint tapered segments: two ends (6), two radii, HU, lung or tissue; thinner than a voxel is fainter."""
     edge = (2 * grid[3] + grid[5]) / 3
@@ -95,17 +102,30 @@ def paint_segments(volume: Any, lung: Any, grid: Any, shapes: Any) -> None:
                     _blend(volume, lung, k, j, i, share, hu, kind)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _range(centre: float, reach: float, origin: float, spacing: float, size: int) -> tuple[int, int]:
     low = max(int(np.floor((centre - reach - origin) / spacing)), 0)
     high = min(int(np.ceil((centre + reach - origin) / spacing)) + 1, size)
     return low, high
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _blend(volume: Any, lung: Any, k: int, j: int, i: int, share: float, hu: float, kind: float) -> None:
     if share <= 0.0:
         return
     share = min(share, 1.0)
     volume[k, j, i] += np.float32(share * (hu - volume[k, j, i]))
     lung[k, j, i] += np.float32(share * (kind - lung[k, j, i]))
+
+
+@njit(cache=True)
+def nearest_squared(x: Any, y: Any, z: Any, centres: Any) -> Any:
+    """Squared distance of each point to the nearest of the points that `centres` numbers."""
+    found = np.empty(len(x))
+    for place in range(len(x)):
+        best = np.inf
+        for centre in centres:
+            away = (x[place] - x[centre]) ** 2 + (y[place] - y[centre]) ** 2 + (z[place] - z[centre]) ** 2
+            best = min(best, away)
+        found[place] = best
+    return found

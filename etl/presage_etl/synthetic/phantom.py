@@ -7,6 +7,8 @@ marked by heart, aortic arch and stomach, the right side by the liver: a flip or
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from presage_etl.synthetic.painting import (
     TISSUE,
     Numbers,
     Volume,
+    nearest_squared,
     paint_columns,
     paint_ellipsoids,
     paint_segments,
@@ -196,7 +199,7 @@ def _skeleton(anatomy: Anatomy) -> list[tuple[float, ...]]:
         for rib in range(10):
             top = 110.0 - 24.0 * rib
             points = [(side * wide * np.cos(a), deep * np.sin(a), top - 22.0 * (1 - np.sin(a)) / 2) for a in angles]
-            shapes += [(*first, *last, 4.5, 4.5, BONE, TISSUE) for first, last in zip(points, points[1:], strict=False)]
+            shapes += [(*first, *last, 4.5, 4.5, BONE, TISSUE) for first, last in pairwise(points)]
     if anatomy.arms_down:
         shapes += [
             (side * 182.0, 20.0, -200.0, side * 178.0, 15.0, 120.0, 22.0, 26.0, MUSCLE, TISSUE) for side in (-1.0, 1.0)
@@ -270,13 +273,13 @@ def _calcium(heart: tuple[float, ...], agatston: float) -> list[tuple[float, ...
     points = [
         (cx + 0.93 * half * np.cos(a), cy + 0.93 * deep * np.sin(a), cz + 22.0 - 18.0 * n) for n, a in enumerate(arc)
     ]
-    shapes += [(*first, *last, 3.4, 3.4, CALCIUM, TISSUE) for first, last in zip(points, points[1:], strict=False)]
+    shapes += [(*first, *last, 3.4, 3.4, CALCIUM, TISSUE) for first, last in pairwise(points)]
     return shapes
 
 
 def _vessels(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[float, ...]]:
     """Forty tapered vessels from the hila outwards."""
-    shapes = []
+    shapes: list[tuple[float, ...]] = []
     for side in (-1.0, 1.0):
         for _ in range(20):
             height, azimuth, reach = rng.uniform(-1.0, 1.0), rng.uniform(-1.2, 1.2), rng.uniform(40, 85)
@@ -349,9 +352,7 @@ def _fill_lung(
     free[solid] = False
     # Blobs around centres, more of them in the upper lobes.
     centres = rng.choice(total, size=24, p=_weights(z))
-    nearest = np.min(
-        (x[:, None] - x[centres]) ** 2 + (y[:, None] - y[centres]) ** 2 + (z[:, None] - z[centres]) ** 2, axis=1
-    )
+    nearest = nearest_squared(x, y, z, centres)
     dark = _deepest(np.flatnonzero(free), -nearest, round(emphysema / 100.0 * np.count_nonzero(free)))
     flat_volume[dark] = EMPHYSEMA
     volume[k, j, i] = flat_volume
@@ -366,6 +367,6 @@ def _deepest(candidates: NDArray[np.int64], key: Numbers, number: int) -> NDArra
     return candidates[order[:number]]
 
 
-def _weights(z: Numbers) -> Numbers:
+def _weights(z: NDArray[np.floating[Any]]) -> Numbers:
     weight = np.clip(z - z.min() + 20.0, 1.0, None)
     return np.asarray(weight / weight.sum())

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
 import pyarrow as pa
 
 from presage_etl.synthetic import ceilings, oracle, truth
@@ -24,6 +24,7 @@ from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.persons import draw_person
 from presage_etl.synthetic.shards import (
     LABELS,
+    Rows,
     ShardResult,
     ShardTask,
     make_shard,
@@ -189,7 +190,7 @@ def _write_truth(
     images: list[ImageResult],
     orphans: list[int],
 ) -> None:
-    tables: dict[str, truth.Rows] = {}
+    tables: dict[str, Rows] = {}
     expected: Counter[str] = Counter()
     for shard in shards:
         expected.update(shard.expected)
@@ -222,7 +223,7 @@ def _write_truth(
     truth.write_readme(folder)
 
 
-def _level(rows: truth.Rows) -> truth.Rows:
+def _level(rows: Rows) -> Rows:
     """Give every row the same columns."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return [{column: row.get(column) for column in columns} for row in rows]
@@ -248,5 +249,5 @@ def _finish(
     }
     temporary = folder / f"{SUMMARY}.tmp"
     temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / SUMMARY)
+    temporary.replace(folder / SUMMARY)
     (folder / PARTIAL).unlink()

@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from presage_etl.synthetic.export import NUM_PRACTITIONERS
+from presage_etl.synthetic.fhir import NUM_PRACTITIONERS
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.shards import Rows
 
 STAGES = ("etl", "link")
 MEANINGS = {
-    "persons": "demography, record start (origin_s), first scan or pseudo-index (index_s), scores z1…z8, invisible u1…u4",
-    "scans": "one row a study: t0_s, scores and natural units of the latents shown, affine_ras, shape_zyx, volume_sha256",
+    "persons": "demography, record start (origin_s), first scan or pseudo-index (index_s), scores z1…z8, u1…u4",
+    "scans": "one row a study: t0_s, latents shown (scores, natural units), affine_ras, shape_zyx, volume_sha256",
     "coefficients": "one row a leaf condition (and `death`): base rate, shape, log hazard ratios a sd, kind, concept",
     "onsets": "onset_s, first_recorded_s (as a reader of the record sees it), prevalent at the first scan",
     "death_censor": "end of the record, death, first and last day of the record",
@@ -72,13 +72,13 @@ def coefficient_rows(model: Model) -> Rows:
             "kind": leaf.kind,
             "family": leaf.family,
             "risk_1y": leaf.risk,
-            "log_rate": float(model.log_rate_C[place]),
+            "log_rate": float(model.log_rate[place]),
             "kappa": model.kappa,
-            "age": float(model.age_C[place]),
-            "male": float(model.male_C[place]),
+            "age": float(model.age[place]),
+            "male": float(model.male[place]),
         }
-        row |= {f"z{n + 1}": float(value) for n, value in enumerate(model.beta_CZ[place])}
-        rows.append(row | {f"u{n + 1}": float(value) for n, value in enumerate(model.gamma_CU[place])})
+        row |= {f"z{n + 1}": float(value) for n, value in enumerate(model.beta[place])}
+        rows.append(row | {f"u{n + 1}": float(value) for n, value in enumerate(model.gamma[place])})
     death: dict[str, Any] = dict.fromkeys(rows[0], None) | {
         "condition": "death",
         "kind": "mixed",
@@ -87,8 +87,8 @@ def coefficient_rows(model: Model) -> Rows:
         "age": model.death_age,
         "male": 0.0,
     }
-    death |= {f"z{n + 1}": float(value) for n, value in enumerate(model.death_beta_Z)}
-    rows.append(death | {f"u{n + 1}": float(value) for n, value in enumerate(model.death_gamma_U)})
+    death |= {f"z{n + 1}": float(value) for n, value in enumerate(model.death_beta)}
+    rows.append(death | {f"u{n + 1}": float(value) for n, value in enumerate(model.death_gamma)})
     return rows
 
 

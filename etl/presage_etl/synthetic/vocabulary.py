@@ -140,7 +140,7 @@ def published_concepts() -> list[Concept]:
         A published concept has no source, or an id of the custom range.
     """
     text = files("presage_etl.synthetic").joinpath("concepts.csv").read_text(encoding="utf-8")
-    concepts = [Concept(int(row[0]), *row[1:]) for row in list(csv.reader(text.splitlines()))[1:]]
+    concepts = [_published(row) for row in list(csv.reader(text.splitlines()))[1:]]
     for concept in concepts:
         if not concept.source or concept.concept_id >= CUSTOM_CONCEPT:
             raise IntegrityError(f"concepts.csv: concept {concept.concept_id} has no published source")
@@ -186,6 +186,11 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
         writer.writerow(["concept_id", "source"])
         writer.writerows([c.concept_id, c.source] for c in vocabulary.concepts)
     (folder / "README.md").write_text(README, encoding="utf-8")
+
+
+def _published(row: list[str]) -> Concept:
+    number, name, domain, vocabulary, concept_class, standard, code, source = row
+    return Concept(int(number), name, domain, vocabulary, concept_class, standard, code, source)
 
 
 def _hierarchy(model: Model) -> Iterator[Concept]:

@@ -1,0 +1,174 @@
+"""FHIR and vocabulary of the synthetic hospital (rules S33, S34, S37, S40 to S42)."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import tomllib
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.lib.synthetic import EXPORT, resources, truth
+
+TYPES = {
+    "AllergyIntolerance", "Condition", "DiagnosticReport", "Encounter", "ImagingStudy", "Immunization", "Location",
+    "Medication", "MedicationRequest", "Observation", "Organization", "Patient", "Practitioner", "Procedure",
+    "ServiceRequest",
+}  # fmt: skip
+
+
+def athena(hospital: Path, name: str) -> list[dict[str, str]]:
+    with (hospital / "vocabulary" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def test_s33_the_export_holds_the_types_and_us_core_extensions(hospital: Path) -> None:
+    assert {resource["resourceType"] for resource in resources(hospital)} == TYPES
+    urls = {extension["url"].rsplit("/", 1)[1] for p in resources(hospital, "Patient") for extension in p["extension"]}
+    assert urls == {"us-core-race", "us-core-ethnicity", "us-core-birthsex"}
+
+
+def test_s34_the_manifest_lists_every_file_with_its_lines(hospital: Path) -> None:
+    folder = hospital / EXPORT
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"transactionTime", "request", "requiresAccessToken", "output", "deleted", "error"} <= set(manifest)
+    listed = {entry["url"].rsplit("/", 1)[1]: entry for entry in manifest["output"]}
+    assert set(listed) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+    for name, entry in listed.items():
+        content = (folder / name).read_bytes()
+        lines = (gzip.decompress(content) if name.endswith(".gz") else content).splitlines()
+        assert entry["count"] == len(lines)
+        assert {json.loads(line)["resourceType"] for line in lines} == {entry["type"]}
+
+
+def test_s37_resources_validate_as_r4_and_ids_are_unique(hospital: Path) -> None:
+    from fhir.resources.R4B import get_fhir_model_class
+
+    seen: Counter[str] = Counter()
+    validated: Counter[str] = Counter()
+    for resource in resources(hospital):
+        kind = resource["resourceType"]
+        seen[f"{kind}/{resource['id']}"] += 1
+        if validated[kind] < 25:
+            get_fhir_model_class(kind).model_validate(resource)
+            validated[kind] += 1
+    assert max(seen.values()) == 1
+    assert set(validated) == TYPES
+
+
+def test_s37_every_reference_has_its_target(hospital: Path) -> None:
+    known = {f"{r['resourceType']}/{r['id']}" for r in resources(hospital)}
+
+    def references(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["reference"]] if isinstance(value.get("reference"), str) else []
+            return own + [found for part in value.values() for found in references(part)]
+        return [found for part in value for found in references(part)] if isinstance(value, list) else []
+
+    wanted = {reference for r in resources(hospital) for reference in references(r) if not reference.startswith("#")}
+    assert wanted <= known
+
+
+def test_s40_every_published_concept_names_its_source_and_nothing_is_invented_below_two_billion(hospital: Path) -> None:
+    with (hospital / "vocabulary" / "PROVENANCE.csv").open(encoding="utf-8", newline="") as file:
+        source = {row["concept_id"]: row["source"] for row in csv.DictReader(file)}
+    for concept in athena(hospital, "CONCEPT"):
+        assert source[concept["concept_id"]]
+        own = "project" in source[concept["concept_id"]]
+        assert own == (int(concept["concept_id"]) >= 2_000_000_000)
+        if concept["vocabulary_id"] == "PRESAGE_DEMO":
+            assert int(concept["concept_id"]) >= 2_000_000_000
+
+
+def test_s40_published_facts_are_those_of_the_public_tables(hospital: Path) -> None:
+    concepts = {int(c["concept_id"]): (c["vocabulary_id"], c["concept_code"]) for c in athena(hospital, "CONCEPT")}
+    assert concepts[254061] == ("SNOMED", "60046008")
+    assert concepts[316139] == ("SNOMED", "84114007")
+    assert concepts[3016723] == ("LOINC", "2160-0")
+    assert concepts[9201] == ("Visit", "IP")
+    assert concepts[8507] == ("Gender", "M")
+
+
+def test_s41_the_files_are_athenas_with_their_traps(hospital: Path) -> None:
+    concepts = athena(hospital, "CONCEPT")
+    assert all(len(c["valid_start_date"]) == 8 and c["valid_start_date"].isdigit() for c in concepts)
+    names = [c["concept_name"] for c in concepts]
+    assert any('"' in name for name in names)
+    assert "NA" in names
+    assert any(c["invalid_reason"] == "D" for c in concepts)
+    relations = athena(hospital, "CONCEPT_RELATIONSHIP")
+    fan_out = Counter(r["concept_id_1"] for r in relations if r["relationship_id"] == "Maps to")
+    assert max(fan_out.values()) == 2
+    assert sum(r["relationship_id"] == "Maps to value" for r in relations) == 1
+    release = {v["vocabulary_id"]: v["vocabulary_version"] for v in athena(hospital, "VOCABULARY")}
+    assert release["None"] == "presage-demo 1"
+    for name in ("CONCEPT_SYNONYM", "DOMAIN", "CONCEPT_CLASS", "RELATIONSHIP", "DRUG_STRENGTH"):
+        assert athena(hospital, name)
+
+
+def test_s42_concept_ancestor_is_the_closure_of_the_hierarchy(hospital: Path) -> None:
+    standard = sorted(int(c["concept_id"]) for c in athena(hospital, "CONCEPT") if c["standard_concept"] == "S")
+    place = {concept: index for index, concept in enumerate(standard)}
+    direct = np.zeros((len(standard), len(standard)), dtype=np.int64)
+    for relation in athena(hospital, "CONCEPT_RELATIONSHIP"):
+        if relation["relationship_id"] == "Subsumes":
+            direct[place[int(relation["concept_id_1"])], place[int(relation["concept_id_2"])]] = 1
+    levels: dict[tuple[int, int], list[int]] = defaultdict(list)
+    power = np.eye(len(standard), dtype=np.int64)
+    for level in range(8):  # powers of the adjacency matrix count the paths of each length
+        for row, column in np.argwhere(power):
+            levels[standard[row], standard[column]].append(level)
+        power = power @ direct
+    assert not power.any()
+    written = {
+        (int(r["ancestor_concept_id"]), int(r["descendant_concept_id"])): (
+            int(r["min_levels_of_separation"]),
+            int(r["max_levels_of_separation"]),
+        )
+        for r in athena(hospital, "CONCEPT_ANCESTOR")
+    }
+    assert written == {pair: (min(found), max(found)) for pair, found in levels.items()}
+
+
+def test_s20_the_ontology_has_leaves_with_two_parents_a_childless_code_and_a_parent_with_one_child(
+    hospital: Path,
+) -> None:
+    edges = [
+        (int(r["concept_id_1"]), int(r["concept_id_2"]))
+        for r in athena(hospital, "CONCEPT_RELATIONSHIP")
+        if r["relationship_id"] == "Subsumes"
+    ]
+    parents, children = Counter(child for _, child in edges), Counter(parent for parent, _ in edges)
+    leaves = {row["concept_id"] for row in truth(hospital, "coefficients") if row["concept_id"]}
+    assert any(parents[leaf] == 2 for leaf in leaves)
+    assert 1 in children.values()
+    depth = max(int(r["max_levels_of_separation"]) for r in athena(hospital, "CONCEPT_ANCESTOR"))
+    assert depth >= 3
+
+
+def test_the_site_declares_what_its_records_and_images_need(hospital: Path) -> None:
+    from presage_platform.settings import parse_settings
+
+    settings = parse_settings(hospital, tomllib.loads((hospital / "site.toml").read_text()), environment={})
+    assert settings.timezone == "America/New_York"
+    issuer = next(p["identifier"][0]["system"] for p in resources(hospital, "Patient"))
+    assert settings.link.issuers["SYNTHETIC-HOSPITAL"] == issuer
+    assert settings.labeling.k < 8192
+
+
+def test_every_headline_task_has_a_fixture_for_each_state(hospital: Path) -> None:
+    import yaml
+
+    tasks = sorted((hospital / "tasks").glob("*.sql"))
+    assert len(tasks) == 8
+    for task in tasks:
+        cases = yaml.safe_load((hospital / "tasks" / "tests" / f"{task.stem}.yaml").read_text())
+        states = {row["state"] for case in cases for row in case["expect"]}
+        wanted = {"event", "censored"} if "death" in task.read_text() and task.stem == "all_cause_mortality" else {
+            "event", "censored", "prevalent", "competing"
+        }  # fmt: skip
+        assert states == wanted
