@@ -231,6 +231,8 @@ def _create_database(placement: Placement) -> None:
     with psycopg.connect(Server(placement).conninfo("postgres"), autocommit=True) as connection:
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
         if found is None:
+            # Only our database has a wall around SQL tasks: their login must not enter by another door.
+            connection.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-FAST_SHUTDOWN_S = 6.0
-IMMEDIATE_SHUTDOWN_S = 3.0
+FAST_SHUTDOWN_S = 5.0
+IMMEDIATE_SHUTDOWN_S = 1.5
 
 
 def find_postmaster(data: Path) -> psutil.Process | None:

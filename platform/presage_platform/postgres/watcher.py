@@ -22,7 +22,7 @@ from pathlib import Path
 from presage_platform.postgres.process import find_postmaster, stop_postmaster
 
 POLL_S = 0.25
-LINGER_S = 4.0  # the next command of a script finds the server still warm; with a fast shutdown well below 10 s
+LINGER_S = 3.0  # the next command of a script finds the server still warm; with both shutdowns below 10 s
 START_PATIENCE_S = 300.0  # recovery after a crash may replay gigabytes of log
 
 

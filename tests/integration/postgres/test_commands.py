@@ -108,6 +108,13 @@ def test_p16_server_log_shows_no_value(embedded: Path) -> None:
     assert canary not in log
 
 
+@pytest.mark.parametrize("name", ["postgres", "template1"])
+def test_l65_tasks_login_has_no_other_door(embedded: Path, name: str) -> None:
+    cli.db_upgrade(embedded)
+    with use_server(embedded) as server, pytest.raises(psycopg.OperationalError, match="permission denied"):
+        psycopg.connect(server.conninfo(name, user="presage_tasks"))
+
+
 def test_p27_run_is_named_on_the_server(settings: Settings) -> None:
     with open_database(settings, command="etl-fhir") as database, database.connect() as connection:
         row = connection.execute("SELECT current_setting('application_name'), current_setting('search_path')")

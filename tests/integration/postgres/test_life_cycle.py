@@ -16,6 +16,7 @@ import pytest
 from presage_platform.errors import LockedError
 from presage_platform.postgres.embedded import keep_server, stop_server, use_server
 from presage_platform.postgres.process import find_postmaster
+from presage_platform.postgres.watcher import LINGER_S
 from tests.lib.server import (
     begin_user,
     crash,
@@ -29,6 +30,7 @@ from tests.lib.server import (
 )
 
 STOPS_WITHIN_S = 10.0
+LONGER_THAN_THE_WATCHER_WAITS_S = LINGER_S + 1.5
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_p23_server_stays_for_the_second_user(folder: Path) -> None:
     with user_of(folder) as first, user_of(folder) as second:
         before = find_postmaster(first.data)
         first.kill()
-        time.sleep(6)  # longer than the watcher waits before it stops an unused server
+        time.sleep(LONGER_THAN_THE_WATCHER_WAITS_S)
         after = find_postmaster(first.data)
         assert before is not None
         assert before == after
@@ -151,7 +153,7 @@ def test_p23_start_after_a_crash_recovers_and_says_so(
 
 def test_p23_kept_server_outlives_its_users_until_it_is_stopped(folder: Path) -> None:
     data = keep_server(folder).placement.data
-    time.sleep(6)
+    time.sleep(LONGER_THAN_THE_WATCHER_WAITS_S)
     assert is_running(data)
     assert stop_server(folder)
     assert not is_running(data)
