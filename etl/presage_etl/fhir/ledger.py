@@ -276,18 +276,26 @@ def _files_of(connection: psycopg.Connection[Any], run_no: int, inputs: Sequence
 
 def skippable(
     connection: psycopg.Connection[Any], begun: Begun, extraction_date: date
-) -> dict[bytes, tuple[int, dict[str, Any]]]:
-    """Return SHA-256 → (resources, counts) of the files that need not be read again."""
+) -> dict[bytes, tuple[dict[str, Any], bool]]:
+    """Return SHA-256 → (counts, whether copies competed) of the files that need not be read again.
+
+    Where copies of a resource competed, the order of files decided: those files are skipped together or not at all.
+    """
+    given = {file.sha256 for file in begun.files}
     rows = connection.execute(
         (SQL / "finished_files.sql").read_text(),
         {
             "source_no": begun.source_no,
             "transform_no": begun.transform_no,
             "extracted_on": extraction_date,
-            "hashes": [file.sha256 for file in begun.files],
+            "hashes": list(given),
         },
     ).fetchall()
-    return {bytes(sha256): (resources, counts) for sha256, resources, counts in rows}
+    return {
+        bytes(sha256): (counts, is_competing)
+        for sha256, counts, _, is_competing, together in rows
+        if not is_competing or given.issuperset(bytes(other) for other in together)
+    }
 
 
 def finished_chunks(connection: psycopg.Connection[Any], run_no: int) -> set[int]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -39,6 +40,7 @@ from presage_etl.fhir.ledger import (
     writer_lock,
 )
 from presage_etl.fhir.merge import Merged, merge
+from presage_etl.fhir.merge_rows import Changes
 from presage_etl.fhir.partition import STAGE_BITS, ChunkResult, Load, Task, process
 from presage_etl.fhir.reader import Partition, partitions, read
 from presage_etl.fhir.report import Account, LoadReport, accounts_by_file, accounts_by_type
@@ -135,6 +137,7 @@ class _Run:
         self.database, self.settings, self.policies, self.options = database, settings, policies, options
         self.times = _Times()
         self.skipped: dict[int, dict[str, Any]] = {}
+        self.competing = False
 
     def load(self, paths: Sequence[Path]) -> LoadReport:
         with writer_lock(self.database) as connection:
@@ -224,7 +227,8 @@ class _Run:
         known = skippable(connection, begun, request.extraction_date)
         for file in begun.files:
             if file.sha256 in known and file.form != "empty":
-                self.skipped[file.file_no] = known[file.sha256][1]
+                self.skipped[file.file_no], is_competing = known[file.sha256]
+                self.competing |= is_competing
 
     def _partitions(self, begun: Begun) -> Iterator[Partition]:
         wanted = [file for file in begun.files if file.file_no not in self.skipped]
@@ -267,7 +271,9 @@ class _Run:
     def _merge(self, load: Load, begun: Begun) -> None:
         """Merge, and write the accounts of the run, in one transaction (E79, E95)."""
         with translate_errors(), self.database.connect() as connection:
-            merged = merge(connection, load, lambda wanted: self._payloads(begun, load, wanted))
+            nothing = Merged([], Changes())
+            anything = finished_chunks(connection, begun.run_no)
+            merged = merge(connection, load, partial(self._payloads, begun, load)) if anything else nothing
             counts = self._account(connection, begun, merged)
             connection.execute(
                 "UPDATE run SET phase = 'merged', counts = %s WHERE run_no = %s", [Jsonb(counts), begun.run_no]
@@ -315,7 +321,12 @@ class _Run:
                 "INSERT INTO run_note VALUES (%s, %s, %s, %s, %s, %s)",
                 [(begun.run_no, *key, number) for key, number in notes.items()],
             )
-        competing = any(account.excluded["superseded"] for account in types.values())
+        competing = self.competing or any(
+            account.excluded["superseded"]
+            for file_no, kinds in accounts.items()
+            if file_no not in self.skipped
+            for account in kinds.values()
+        )
         return {
             "types": {kind: account.as_dict() for kind, account in types.items()},
             "tables": merged.changes.as_dict(),

@@ -3,7 +3,7 @@
 -- needs:   kept
 UPDATE resource AS r
 SET state = k.state,
-    reason = k.reason,
+    reason = CASE WHEN k.state = 'excluded' THEN k.reason END,
     content_hash = CASE WHEN k.state = 'deleted' THEN r.content_hash ELSE k.content_hash END,
     transform_no = %(transform_no)s,
     last_updated = CASE WHEN k.state = 'deleted' THEN r.last_updated ELSE k.last_updated END,
@@ -21,7 +21,8 @@ INSERT INTO resource (
     resource_no, source_no, resource_type, resource_id, state, reason, content_hash, transform_no,
     last_updated, version_id, run_no, file_no, byte_offset, byte_length, line, changed_at
 )
-SELECT resource_no, %(source_no)s, resource_type, resource_id, state, reason, content_hash, %(transform_no)s,
+SELECT resource_no, %(source_no)s, resource_type, resource_id, state,
+       CASE WHEN state = 'excluded' THEN reason END, content_hash, %(transform_no)s,
        last_updated, version_id, %(run_no)s, file_no, byte_offset, byte_length, line,
        CASE WHEN state = 'deleted' THEN now() END
 FROM kept
