@@ -102,7 +102,7 @@ class Encounter(Resource):
 
     status: str | None = None
     class_: Coding | list[msgspec.Raw] | None = msgspec.field(name="class", default=None)
-    actual_period: msgspec.Raw | None = None
+    actual_period: Any = None
     type: tuple[CodeableConcept, ...] = ()
     service_type: CodeableConcept | None = None
     subject: Reference | None = None

@@ -31,8 +31,6 @@ class Modifiers:
 
 def structural_fault(raw: bytes, struct: type[Any] | None) -> Dead | None:
     """Say why these bytes are no resource that could be read, None when nothing is wrong with them."""
-    if is_too_deep(raw):
-        return Dead("structure", f"deeper than {MAX_DEPTH}")
     try:
         head = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError, UnicodeError):

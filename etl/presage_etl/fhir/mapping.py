@@ -36,7 +36,7 @@ from presage_etl.fhir.coding import CodingSet
 from presage_etl.fhir.context import Context
 from presage_etl.fhir.elements import Resource
 from presage_etl.fhir.finish import finish
-from presage_etl.fhir.gates import Modifiers, has_modifiers, read_modifiers, structural_fault
+from presage_etl.fhir.gates import MAX_DEPTH, Modifiers, has_modifiers, is_too_deep, read_modifiers, structural_fault
 from presage_etl.fhir.outcome import Dead, Excluded, Outcome, RefusedError
 
 MAPPING_VERSION = 1
@@ -96,12 +96,17 @@ def decode(
     `resource_id` is the id that a Bundle entry without one gets from its `fullUrl`.
     """
     mapper = MAPPERS.get(resource_type)
+    if is_too_deep(raw):
+        return Dead("structure", f"{resource_type} nested deeper than {MAX_DEPTH}")
     if mapper is None:
         return structural_fault(raw, None) or Excluded("type-not-mapped")
     try:
         resource = mapper.decoder.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        return structural_fault(raw, mapper.struct) or Dead("structure", resource_type)
+        fault = structural_fault(raw, mapper.struct) or Dead("structure")
+        if fault.reason in ("structure", "bad-number"):
+            fault.path = f"{resource_type}.{fault.path}" if fault.path else resource_type
+        return fault
     if resource.id is None:
         resource.id = resource_id
     if not resource.id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
@@ -24,7 +25,7 @@ class VocabularyFile:
     """One table's file, wherever it lies; `open` gives its decompressed bytes."""
 
     name: str
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 def find_files(path: Path) -> dict[str, VocabularyFile]:
@@ -57,16 +58,19 @@ def _table_of(name: str) -> str:
 
 
 def _plain(path: Path) -> VocabularyFile:
-    def opened() -> IO[bytes]:
-        stream = path.open("rb")
-        return _decompressed(stream)
+    @contextmanager
+    def opened() -> Iterator[IO[bytes]]:
+        with path.open("rb") as stream, _decompressed(stream) as plain:
+            yield plain
 
     return VocabularyFile(path.name, opened)
 
 
 def _member(archive_path: Path, name: str) -> VocabularyFile:
-    def opened() -> IO[bytes]:
-        return _decompressed(zipfile.ZipFile(archive_path).open(name))
+    @contextmanager
+    def opened() -> Iterator[IO[bytes]]:
+        with zipfile.ZipFile(archive_path) as archive, archive.open(name) as stream, _decompressed(stream) as plain:
+            yield plain
 
     return VocabularyFile(PurePosixPath(name).name, opened)
 
