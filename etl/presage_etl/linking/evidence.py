@@ -63,7 +63,7 @@ def find_evidence(
     issuers: Mapping[str, str],
     *,
     uid_keys: Sequence[str] = (),
-    remembered: Sequence[int] = (),
+    remembered: Sequence[tuple[int, str]] = (),
 ) -> Findings:
     """Collect every piece of evidence for one study.
 
@@ -74,7 +74,7 @@ def find_evidence(
     uid_keys
         Keyed hashes under which the study's UID may stand among the identifiers.
     remembered
-        Persons that an earlier mapping named, asked only when this run was given none.
+        Persons that an earlier mapping named, and by what; asked only when this run was given none.
     """
     findings = Findings()
     _by_mapping(study, record, crosswalk, remembered, findings)
@@ -98,14 +98,14 @@ def statement(name: str) -> str:
 
 
 def _by_mapping(
-    study: Study, record: HealthRecord, crosswalk: Crosswalk, remembered: Sequence[int], findings: Findings
+    study: Study, record: HealthRecord, crosswalk: Crosswalk, remembered: Sequence[tuple[int, str]], findings: Findings
 ) -> None:
     targets = crosswalk.find(study)
+    assigned = [(side, _assigned(side, key, record, study.day)) for side, key in sorted(targets)]
     if not crosswalk.given:
-        targets = {("person_id", str(person_id)) for person_id in remembered}
-    findings.mapping_conflict = len(targets) > 1
-    for side, key in sorted(targets):
-        persons = _assigned(side, key, record, study.day)
+        assigned = [(source, {person_id} & record.person_ids) for person_id, source in remembered]
+    findings.mapping_conflict = len(assigned) > 1
+    for side, persons in assigned:
         findings.mapping_unresolved |= not persons
         for person_id in sorted(persons):
             findings.evidence.append(Evidence(LinkClass.MAPPING, person_id, side))

@@ -58,7 +58,7 @@ def link_studies(
             chosen = {row[0] for row in rows}
             studies = [study for study in studies if study.study_id in chosen]
         decisions = _decide_all(connection, studies, crosswalk, settings)
-        report = _apply(connection, decisions, crosswalk, settings.link, run.run_no)
+        report = _apply(connection, decisions, crosswalk, settings, run.run_no)
         describe_standing(connection, report)
         run.counts.update(report.as_json())
     write_report(report, settings.reports_dir)
@@ -148,10 +148,12 @@ def _uid_keys(study: Study, settings: Settings) -> tuple[str, str]:
     return keyed_hash(secret, study.study_uid), keyed_hash(secret, f"urn:oid:{study.study_uid}")
 
 
-def _remembered(connection: Connection) -> dict[int, tuple[int, ...]]:
-    """Persons that a mapping of an earlier run named."""
+def _remembered(connection: Connection) -> dict[int, tuple[tuple[int, str], ...]]:
+    """Persons that a mapping of an earlier run named, and by what."""
     return {
-        study_id: tuple(piece["person_id"] for piece in evidence if piece["class"] == LinkClass.MAPPING)
+        study_id: tuple(
+            (piece["person_id"], piece["source"]) for piece in evidence if piece["class"] == LinkClass.MAPPING
+        )
         for study_id, evidence in connection.execute(statement("remembered"))
     }
 
@@ -161,7 +163,7 @@ def _health_record(
     studies: Sequence[Study],
     crosswalk: Crosswalk,
     uid_keys: dict[int, tuple[str, str]],
-    remembered: dict[int, tuple[int, ...]],
+    remembered: dict[int, tuple[tuple[int, str], ...]],
 ) -> HealthRecord:
     """Ask the database for everything that the keys of these studies touch, each thing once."""
     targets = {target for study in studies for target in crosswalk.find(study)}
@@ -179,7 +181,7 @@ def _health_record(
     for key, system, resource_type, person_id, procedure_id in connection.execute(statement("orders"), wanted):
         record.orders.setdefault(key, []).append(Order(person_id, system, resource_type, procedure_id))
     ids = {int(key) for side, key in targets if side == "person_id" and key.isdecimal()}
-    ids |= {person_id for persons in remembered.values() for person_id in persons}
+    ids |= {person_id for persons in remembered.values() for person_id, _ in persons}
     record.person_ids = set(_persons(connection, sorted(ids)))
     return record
 
@@ -202,7 +204,7 @@ def _apply(
     connection: Connection,
     decisions: Iterable[Link | Quarantine],
     crosswalk: Crosswalk,
-    settings: LinkSettings,
+    settings: Settings,
     run_no: int,
 ) -> LinkReport:
     decided = list(decisions)
@@ -212,8 +214,9 @@ def _apply(
         connection,
         links,
         [one.study for one in quarantines],
-        procedure_concept=settings.procedure_concept,
-        policy_hash=_policy_hash(settings),
+        procedure_concept=settings.link.procedure_concept,
+        policy_hash=_policy_hash(settings.link),
+        timezone=settings.timezone,
         run_no=run_no,
     )
     changed = _write_links(connection, links, counts.procedures, run_no)

@@ -10,8 +10,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 
@@ -72,6 +73,7 @@ def write_occurrences(
     *,
     procedure_concept: int,
     policy_hash: str,
+    timezone: str,
     run_no: int,
 ) -> OccurrenceCounts:
     """Bring the CDM rows of these studies to what the links say, in the caller's transaction."""
@@ -79,7 +81,7 @@ def write_occurrences(
     owned = _owned(connection, [link.study for link in links] + list(unlinked))
     _add_resources(connection, links, owned, policy_hash, run_no)
     _put_procedures(connection, links, owned, procedure_concept, run_no, counts)
-    series = _series(connection, links)
+    series = _series(connection, links, timezone)
     modalities = _modalities(connection, series)
     _put_images(connection, links, series, modalities, owned, run_no, counts)
     _count_unmapped(connection, series, modalities, owned)
@@ -166,21 +168,23 @@ def _named_procedure(link: Link, owned: _Owned) -> int | None:
     return None if found is None or found == owned.rows.get((_PROCEDURE, "main")) else found
 
 
-def _series(connection: Connection, links: Sequence[Link]) -> list[Series]:
+def _series(connection: Connection, links: Sequence[Link], timezone: str) -> list[Series]:
     days = {link.study.study_id: link.study.day for link in links}
     series = []
     for row in connection.execute(statement("series"), {"ids": list(days)}):
-        study_id, study_uid, series_uid, series_key, modality, image_dt, image_dates = row
-        day = written_day(image_dates) or (image_dt.date() if image_dt else days[study_id])
+        study_id, study_uid, series_uid, series_key, modality, image_dt, offset_min = row
+        day = written_day(image_dt, offset_min, timezone) if image_dt else days[study_id]
         assert day is not None  # a study without any date is never linked
         series.append(Series(study_id, study_uid, series_uid, series_key, modality or "", day))
     return series
 
 
-def written_day(image_dates: Mapping[str, Any] | None) -> date | None:
-    """The calendar date of a series as its header wrote it, whatever the declared zone makes of it."""
-    text = (image_dates or {}).get("date_written")
-    return date.fromisoformat(text) if isinstance(text, str) else None
+def written_day(moment: datetime, offset_min: int | None, timezone: str) -> date:
+    """The calendar date as the header wrote it: a time with an offset was moved to the declared zone."""
+    if offset_min is None:
+        return moment.date()
+    utc = moment.replace(tzinfo=ZoneInfo(timezone)).astimezone(UTC)
+    return (utc + timedelta(minutes=offset_min)).date()
 
 
 def _modalities(connection: Connection, series: Sequence[Series]) -> dict[str, int]:

@@ -16,7 +16,7 @@ chain AS (
     UNION ALL
     SELECT c.first_no, t.resource_no, t.source_no, c.depth + 1
     FROM chain AS c
-    JOIN patient_alias AS a ON a.resource_no = c.resource_no
+    JOIN person_alias AS a ON a.resource_no = c.resource_no
     JOIN resource AS t ON t.source_no = c.source_no AND t.resource_type = 'Patient' AND t.state = 'loaded'
                       AND a.target_key = 'Patient/' || t.resource_id
     WHERE c.depth < 16
