@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from presage_platform.errors import IntegrityError, TaskError, UsageError
-from presage_platform.labeling.hashing import hash_file
+from presage_platform.labeling.hashing import hash_file, hash_json
 from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
 from presage_platform.labeling.outcomes import add_outcomes
 from presage_platform.labeling.pipeline import LabelReport, make_labels
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from presage_platform.settings import Settings
 
 ROWS_PER_SECOND, EVENTS_PER_SECOND, BYTES_PER_EVENT = 2_000_000, 15_000_000, 13
-TASK_ENGINE = "presage_platform.labeling.tasks.execute"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +81,7 @@ def label(settings: Settings, request: Request) -> LabelReport:
         inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
         report, store = _make(settings, inputs, request)
         if task_files:
-            _run_tasks(task_files, store, settings, database, report)
+            _run_tasks(task_files, store, database, report)
         return report
 
 
@@ -166,15 +162,20 @@ def _task_files(settings: Settings, request: Request) -> list[Path]:
     return sorted(folder.glob("*.sql")) if folder.is_dir() else []
 
 
-def _run_tasks(files: list[Path], store: Path, settings: Settings, database: Database, report: LabelReport) -> None:
-    """Run the SQL tasks over the index and its facts; each result carries its hash as table metadata."""
-    if find_spec("presage_platform.labeling.tasks") is None or find_spec(TASK_ENGINE) is None:
-        raise TaskError(f"task {files[0].stem}: this installation has no engine for SQL tasks: move tasks/ away")
-    run_tasks: Callable[..., dict[str, pa.Table]] = import_module(TASK_ENGINE).run_tasks
-    outcomes = run_tasks(files, task_index(store), settings, database)
-    hashes = {name: (table.schema.metadata or {})[b"outcome_hash"].decode() for name, table in outcomes.items()}
-    add_outcomes(store, outcomes, hashes)
-    report.numbers["outcomes"] = len(outcomes)
+def _run_tasks(files: list[Path], store: Path, database: Database, report: LabelReport) -> None:
+    """Run the SQL tasks over the index and its facts, and add their rows to the label store."""
+    from presage_platform.labeling.tasks.engine import label_outcomes
+
+    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    results = label_outcomes(
+        files, task_index(store), data_cut_s=int(manifest["inputs"]["semantics"]["data_cut_s"]), database=database
+    )
+    hashes = {
+        name: hash_json({"label_hash": manifest["label_hash"], "definition": result.definition_hash})
+        for name, result in results.items()
+    }
+    add_outcomes(store, {name: result.rows for name, result in results.items()}, hashes)
+    report.numbers["outcomes"] = len(results)
 
 
 def task_index(store: Path) -> pa.Table:

@@ -74,6 +74,7 @@ def outcome_rows(
     policy: Policy,
     *,
     kind: Literal["time_to_event", "binary_window"] = "time_to_event",
+    risk: Literal["incident", "next"] = "incident",
     horizon_s: int | None = None,
     window_s: int | None = None,
     clock_s: NDArray[np.int64] | None = None,
@@ -85,6 +86,8 @@ def outcome_rows(
     ----------
     windows
         Of this task: `semantics.risk_windows(facts, policy, …)`.
+    risk
+        `next`: an earlier event says nothing about being at risk (readmission), so no row is prevalent.
     horizon_s
         Follow-up is cut here (then censored); an event at the horizon counts.
     window_s
@@ -96,6 +99,8 @@ def outcome_rows(
     """
     clock = facts.t0_s if clock_s is None else clock_s
     first, competing, prevalent = _first_times(facts, windows, candidates, policy)
+    if risk == "next":
+        prevalent = np.zeros_like(prevalent)
     end, cause = windows.follow_up_end_s, windows.end_cause
     earlier = competing < np.where(cause == Event.COMPETING, end, end + 1)
     end = np.where(earlier, competing, end)

@@ -35,7 +35,8 @@ def test_p40_an_unknown_engine_is_refused() -> None:
 
 
 def test_a_run_folder_has_one_holder(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run"), pytest.raises(LockedError, match=r"in use by .* pid"), RunFolder(tmp_path / "run"):
+    held, again = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with held, pytest.raises(LockedError, match=r"in use by .* pid"), again:
         pass
     with RunFolder(tmp_path / "run"):
         pass

@@ -1,0 +1,163 @@
+"""`platform tasks …`: write, check, test, preview and lock outcomes defined in SQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from presage_platform.options import Json, Workspace
+
+if TYPE_CHECKING:
+    from presage_platform.settings import Settings
+
+Files = Annotated[
+    list[Path] | None, typer.Argument(help="Task files or folders of them (default: the workspace's tasks/).")
+]
+
+
+def tasks_list(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
+    """List task files: name, kind, version, lock.
+
+    Example: platform tasks list
+    """
+    from presage_platform.labeling.tasks.definition import read_task
+    from presage_platform.labeling.tasks.engine import lock_state
+
+    rows = []
+    for path in find_files(files, workspace):
+        task = read_task(path)
+        rows.append({"task": task.name, "kind": task.front.kind, "version": task.front.version,
+                     "lock": lock_state(task, None), "title": task.front.title})  # fmt: skip
+    lines = [f"{r['task']:<28} {r['kind']:<14} v{r['version']:<3} {r['lock']:<7} {r['title']}" for r in rows]
+    _say(rows, lines or ["no task files; `platform tasks copy all_cause_mortality` brings a first one"], as_json)
+
+
+def tasks_check(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
+    """Check task files: front matter, rules Q1 to Q11, warnings; no data is read.
+
+    Example: platform tasks check tasks/
+    """
+    from presage_platform.labeling.tasks.compile import compile_task
+    from presage_platform.labeling.tasks.definition import read_task
+
+    rows, lines = [], []
+    for path in find_files(files, workspace):
+        task = compile_task(read_task(path)).task
+        notes = [note for note in (task.front.warn, _compares_with_t0(task.body)) if note]
+        rows.append({"task": task.name, "ok": True, "warnings": notes})
+        lines += [f"{task.name}: ok", *(f"{task.name}: warning: {note}" for note in notes)]
+    _say(rows, lines, as_json)
+
+
+def tasks_test(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
+    """Run the fixtures of task files in PostgreSQL, through the engine that labels.
+
+    Example: platform tasks test tasks/
+    """
+    from presage_platform.labeling.tasks.engine import prepare
+    from presage_platform.labeling.tasks.testing import run_fixture
+    from presage_platform.postgres.connection import open_database
+
+    rows = []
+    with open_database(_settings(workspace), command="tasks") as database:
+        for compiled, lock in prepare(find_files(files, workspace), database):
+            rows.append({"task": compiled.task.name, "passed": run_fixture(compiled, lock, database)})
+    _say(rows, [f"{row['task']}: {row['passed']} cases passed" for row in rows], as_json)
+
+
+def tasks_lock(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
+    """Resolve the concepts of task files in the loaded vocabulary and fix them in lock files.
+
+    Example: platform tasks lock tasks/
+    """
+    from presage_platform.labeling.tasks.engine import lock_tasks
+    from presage_platform.postgres.connection import open_database
+
+    with open_database(_settings(workspace), command="tasks") as database:
+        changes = lock_tasks(find_files(files, workspace), database)
+    rows = [
+        {"task": c.task, "sets": {n: {"gained": g, "lost": lost} for n, (g, lost) in c.changes.items()}}
+        for c in changes
+    ]
+    lines = []
+    for change in changes:
+        sets = ", ".join(f"{name} +{gained} −{lost}" for name, (gained, lost) in change.changes.items())
+        lines.append(f"{change.task}: locked{f' ({sets})' if sets else ''}")
+    _say(rows, lines, as_json)
+
+
+def tasks_copy(
+    name: Annotated[str, typer.Argument(help="Name of a shipped task, or `all`.")],
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a shipped task and its fixture into the workspace's tasks/.
+
+    Example: platform tasks copy all_cause_mortality
+    """
+    from presage_platform.labeling.tasks.library import copy_tasks
+    from presage_platform.settings import read_settings
+
+    copied = copy_tasks(name, read_settings(workspace, create=True).workspace / "tasks")
+    _say({"copied": copied}, [f"copied {one}" for one in copied], as_json)
+
+
+def tasks_preview(
+    task: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A task file.")],
+    number: Annotated[int, typer.Option("--n", min=1, help="Studies of each state.")] = 5,
+    show_patients: Annotated[bool, typer.Option("--show-patients", help="Print rows of patients.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 20,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Run one task on the newest label store and count its states; with --show-patients print sampled rows.
+
+    Example: platform tasks preview tasks/pleural_effusion.sql --n 5
+    """
+    from presage_platform.labeling.tasks.preview import preview
+
+    document = preview(_settings(workspace), task, number=number, show_patients=show_patients, seed=seed)
+    lines = [f"{state}: {count}" for state, count in document["states"].items()]
+    lines += [f"dropped, {reason.replace('_', ' ')}: {count}" for reason, count in document["dropped"].items()]
+    lines += [" ".join(f"{key}={value}" for key, value in row.items()) for row in document["rows"]]
+    _say(document, lines, as_json)
+
+
+def find_files(files: list[Path] | None, workspace: Path | None) -> list[Path]:
+    """Return the task files that are named, those of named folders, or those of the workspace."""
+    from presage_platform.errors import InputError
+
+    given = files or [_settings(workspace).workspace / "tasks"]
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            found += sorted(path.glob("*.sql"))
+        elif path.is_file():
+            found.append(path)
+        elif files:
+            raise InputError(f"no task file {path}: expected a .sql file or a folder of them")
+    if files and not found:
+        raise InputError("no .sql file in what was named: expected task files")
+    return found
+
+
+def _compares_with_t0(body: str) -> str | None:
+    import re
+
+    if re.search(r"(<|>|between)[^\n]*\bt0(_date)?\b|\bt0(_date)?\b\s*(<|>)", body, re.IGNORECASE):
+        return "compares with t0; the engine decides what lies after the scan, leave that condition out"
+    return None
+
+
+def _settings(workspace: Path | None) -> Settings:
+    from presage_platform.settings import read_settings
+
+    return read_settings(workspace)
+
+
+def _say(document: Any, lines: list[str], as_json: bool) -> None:
+    import json
+
+    typer.echo(json.dumps(document, default=str) if as_json else "\n".join(lines))
