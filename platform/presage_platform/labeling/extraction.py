@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sqlalchemy import Table, case, cast, func, select
+from sqlalchemy import Table, case, cast, func, literal_column, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TIMESTAMP, SmallInteger
 
@@ -145,7 +145,7 @@ def event_query(source: EventTable, settings: LabelingSettings) -> Select[Any]:
     code = columns[source.source] if source.source is not None and settings.source_concepts != "none" else None
     time = func.coalesce(columns[source.moment], cast(columns[source.day], TIMESTAMP))
     # ADBC refuses infinite times: as NULL they are dropped and counted here.
-    finite = func.nullif(func.nullif(time, cast("infinity", TIMESTAMP)), cast("-infinity", TIMESTAMP))
+    finite = func.nullif(func.nullif(time, cast(literal_column("'infinity'"), TIMESTAMP)), cast(literal_column("'-infinity'"), TIMESTAMP))
     query = select(
         columns["person_id"].label("person_id"),
         concept.label("concept"),
@@ -252,8 +252,9 @@ def _spool(
     """Spill every table's events by shard, then sort one shard at a time."""
     persons = sides.person_id
     shard_of = np.array([shard_of_person(person, n_shards) for person in persons.tolist()], dtype=np.int64)
-    with tempfile.TemporaryDirectory(prefix="presage-events-") as folder:
-        files = [(Path(folder) / f"{number:05d}").open("wb") for number in range(n_shards)]
+    with tempfile.TemporaryDirectory(prefix="presage-events-") as folder, ExitStack() as open_files:
+        paths = [Path(folder) / f"{number:05d}" for number in range(n_shards)]
+        files = [open_files.enter_context(path.open("wb")) for path in paths]
         date_tables: set[int] = set()
         with Progress("extract", total=expected, unit="rows") as bar:
             for source in EVENT_TABLES:
@@ -269,10 +270,9 @@ def _spool(
                 if timed and midnights * 2 > timed:
                     date_tables.add(source.bit)
         _spill(death_events(sides), persons, shard_of, files, found)
-        for file in files:
-            file.close()
-        for file in files:
-            yield sort_shard(settle_midnights(np.fromfile(file.name, dtype=EVENT_DTYPE), date_tables))
+        open_files.close()
+        for path in paths:
+            yield sort_shard(settle_midnights(np.fromfile(path, dtype=EVENT_DTYPE), date_tables))
 
 
 def _batches(cursor: Any, query: str) -> Iterator[dict[str, NDArray[Any]]]:

@@ -128,6 +128,6 @@ def _origin_concepts(snapshot: Snapshot) -> list[int]:
 def _refuse_empty(snapshot: Snapshot) -> None:
     if snapshot.manifest["num_events"] == 0:
         raise IntegrityError(
-            "labels: the record holds no event with a concept, expected some: load records with `platform etl fhir` and "
-            "a vocabulary with `platform etl vocabulary`"
+            "labels: the record holds no event with a concept, expected some: load records with `platform etl fhir` "
+            "and a vocabulary with `platform etl vocabulary`"
         )

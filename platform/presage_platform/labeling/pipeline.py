@@ -101,8 +101,8 @@ def make_labels(
     chosen = settings.labeling
     if chosen.mode != "default":
         raise SettingsError(
-            f"settings: labeling.mode = {chosen.mode} selects tasks by the paper's rules, which this version cannot do yet: use "
-            " mode = default"
+            f"settings: labeling.mode = {chosen.mode} selects tasks by the paper's rules, which this version cannot do "
+            "yet: expected mode = default"
         )
     report = LabelReport(snapshot_id=inputs.snapshot.snapshot_id, seconds=dict(inputs.seconds))
     with _timed(report, "index"):

@@ -208,7 +208,7 @@ def risk_windows(
     mask = np.zeros(len(index), dtype=np.uint16)
     if risk_start_s is not None:
         out = (risk_start_s == NEVER) | (index.death_s <= risk_start_s)
-        mask[out] |= Mask.NOT_ELIGIBLE
+        mask[out] |= np.uint16(Mask.NOT_ELIGIBLE)
         r = np.where(out, r, np.maximum(r, risk_start_s))
     c = censor_time(index, policy)
     if censor_s is not None:
@@ -217,10 +217,10 @@ def risk_windows(
     death_end = death_follow_up_end(policy, c)
     if policy.follows_death:
         f, cause = death_end, np.zeros(len(index), dtype=np.uint8)
-    mask[f <= r] |= Mask.NO_FOLLOWUP
-    mask[index.death_s < index.t0_s] |= Mask.DEAD_AT_INDEX
-    mask[~index.in_period] |= Mask.NO_OBSERVATION
-    mask[prior_observation_days(index) < policy.min_prior_obs_days] |= Mask.SHORT_HISTORY
+    mask[f <= r] |= np.uint16(Mask.NO_FOLLOWUP)
+    mask[index.death_s < index.t0_s] |= np.uint16(Mask.DEAD_AT_INDEX)
+    mask[~index.in_period] |= np.uint16(Mask.NO_OBSERVATION)
+    mask[prior_observation_days(index) < policy.min_prior_obs_days] |= np.uint16(Mask.SHORT_HISTORY)
     known = index.death_s != NEVER
     return RiskWindows(
         entry_s=relative(r, index.t0_s),
