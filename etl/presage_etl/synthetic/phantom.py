@@ -296,8 +296,8 @@ def _vessels(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[float, ..
 def _nodules(
     lungs: list[tuple[float, ...]], others: list[tuple[float, ...]], number: int, grid: Grid, rng: np.random.Generator
 ) -> list[tuple[float, ...]]:
-    """Spheres in the lung, clear of heart and diaphragm, at least two voxels across."""
-    smallest = max(6.0, 2.2 * grid.spacing[0])
+    """Spheres in the lung, clear of heart and diaphragm, on coarse grids at least three voxels across."""
+    smallest = max(6.0, min(3.0 * grid.spacing[0], 19.0))
     found: list[tuple[float, ...]] = []
     while len(found) < number:
         lung = lungs[int(rng.integers(2))]
@@ -305,7 +305,7 @@ def _nodules(
         spot = np.array(lung[:3]) + np.array(lung[3:6]) * direction / np.linalg.norm(direction) * rng.uniform(0, 0.78)
         diameter, hu = smallest + rng.uniform(0, 5.0), rng.uniform(20, 60)
         if all(_outside(spot, shape, 1.25) for shape in others) and all(
-            np.linalg.norm(spot - np.array(other[:3])) > 22.0 for other in found
+            np.linalg.norm(spot - np.array(other[:3])) > 27.0 for other in found
         ):
             found.append((*spot, diameter / 2, diameter / 2, max(diameter / 2, 0.6 * grid.spacing[2]), 0.0, hu, TISSUE))
     return found

@@ -1,0 +1,153 @@
+"""The phantom and its DICOM files (rules S21 to S24, S27, S28)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+
+from presage_etl.synthetic.phantom import Anatomy, Grid, Phantom, draw_anatomy, paint_phantom
+from presage_etl.synthetic.streams import Stage, stream
+from presage_platform.volumes.catalogue import Verdict
+from tests.lib.synthetic import truth
+
+HEALTHY = np.array([0.48, 0.0, 0.0, 0.0, 27.0, 0.0, 0.0, 1.0])
+FINE = Grid((-190.0, -190.0, -155.0), (4.0, 4.0, 5.0), (96, 96, 62))
+CTR, EFFUSION, EMPHYSEMA, CALCIUM, ARTERY, NODULES, CONSOLIDATION, MUSCLE = range(8)
+
+
+@cache
+def anatomy() -> Anatomy:
+    from dataclasses import replace
+
+    drawn = draw_anatomy(stream(1, 1, Stage.GEOMETRY), male=True, blood=40.0, noise=12.0)
+    return replace(drawn, rotation=0.0, offset=(0.0, 0.0), arms_down=False)
+
+
+def painted(grid: Grid = FINE, **changes: float) -> Phantom:
+    biomarkers = HEALTHY.copy()
+    for name, value in changes.items():
+        biomarkers[globals()[name.upper()]] = value
+    return paint_phantom(biomarkers, anatomy(), grid, stream(1, 1, Stage.NOISE))
+
+
+def coordinates(grid: Grid, axis: int) -> NDArray[np.float64]:
+    return grid.origin[axis] + grid.spacing[axis] * np.arange(grid.size[axis])
+
+
+def test_s23_fluid_consolidation_and_emphysema_measure_what_the_truth_says() -> None:
+    voxel_ml = np.prod(FINE.spacing) / 1000
+    healthy = painted()
+    assert painted(effusion=700.0).num_effusion * voxel_ml == pytest.approx(700, rel=0.05)
+    fluid = painted(effusion=700.0)
+    measured = np.count_nonzero(healthy.lung & (fluid.volume > 5) & (fluid.volume < 25) & (healthy.volume < -300))
+    assert measured * voxel_ml == pytest.approx(700, rel=0.05)
+    solid = painted(consolidation=300.0)
+    assert solid.num_consolidation * voxel_ml == pytest.approx(300, rel=0.05)
+    dark = painted(emphysema=30.0)
+    share = np.count_nonzero(dark.volume[dark.lung] <= -975) / np.count_nonzero(dark.lung)
+    assert share == pytest.approx(0.30, abs=0.015)
+
+
+def test_s23_tissues_have_their_densities() -> None:
+    phantom = painted()
+    lung = phantom.volume[phantom.lung]
+    assert -870 < np.median(lung) < -780
+    z, y, x = (int(np.argmin(np.abs(coordinates(FINE, axis) - value))) for axis, value in ((2, -130), (1, 0), (0, -70)))
+    assert phantom.volume[z, y, x] == pytest.approx(60, abs=2)  # liver
+    assert phantom.volume[0, 0, 0] == -1000
+    assert np.any(phantom.volume > 250)  # bone
+    calcified = painted(calcium=2000.0)
+    assert np.count_nonzero(calcified.volume > 500) > np.count_nonzero(phantom.volume > 500)
+
+
+def test_s24_heart_stomach_and_liver_fix_the_side() -> None:
+    """LPS: the patient's left is positive x."""
+    phantom = painted()
+    x = coordinates(FINE, 0)
+    heart = int(np.argmin(np.abs(coordinates(FINE, 2) + 42)))
+    level = phantom.volume[heart]
+    soft = (level > 20) & (level < 70) & (np.abs(coordinates(FINE, 1)) < 60)[:, None] & (np.abs(x) < 95)[None, :]
+    assert np.average(np.broadcast_to(x, level.shape)[soft]) > 3
+    low = int(np.argmin(np.abs(coordinates(FINE, 2) + 112)))
+    bubble = (
+        (phantom.volume[low] < -900) & (np.abs(x) < 90)[None, :] & (np.abs(coordinates(FINE, 1) + 30) < 30)[:, None]
+    )
+    assert bubble.any()
+    assert np.average(np.broadcast_to(x, bubble.shape)[bubble]) > 30
+
+
+def test_s22_the_width_of_the_heart_is_the_cardiothoracic_ratio() -> None:
+    widths = []
+    for ratio in (0.42, 0.52, 0.62):
+        phantom = painted(ctr=ratio)
+        level = phantom.volume[int(np.argmin(np.abs(coordinates(FINE, 2) + 42)))]
+        column = np.flatnonzero(
+            ((level > 0) & (level < 80) & (np.abs(coordinates(FINE, 1) + 20) < 12)[:, None]).any(axis=0)
+        )
+        inner = [i for i in column if abs(coordinates(FINE, 0)[i]) < 115]
+        widths.append((len(inner)) * FINE.spacing[0])
+    thorax = 2 * 134 * anatomy().width
+    np.testing.assert_allclose(widths, np.array([0.42, 0.52, 0.62]) * thorax, atol=10)
+
+
+def test_s22_each_latent_changes_the_picture() -> None:
+    healthy = painted().volume
+    coarse = Grid((-189.0, -189.0, -155.0), (6.0, 6.0, 10.0), (64, 64, 32))
+    at_demo_grid = painted(coarse).volume
+    for change in ({"ctr": 0.6}, {"effusion": 300.0}, {"emphysema": 20.0}, {"calcium": 400.0}, {"artery": 36.0},
+                   {"nodules": 5.0}, {"consolidation": 200.0}, {"muscle": 1.3}):  # fmt: skip
+        assert np.abs(painted(**change).volume - healthy).max() > 20, change
+        assert np.abs(painted(coarse, **change).volume - at_demo_grid).max() > 20, change
+
+
+def test_s27_files_are_valid_ct_images(hospital: Path) -> None:
+    row = truth(hospital, "scans")[0]
+    required = (
+        "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImageType",
+        "Modality", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored",
+        "HighBit", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+        "RescaleIntercept", "RescaleSlope", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID",
+    )  # fmt: skip
+    uids = set()
+    for path in (hospital / "dicom" / row["folder"]).iterdir():
+        image = pydicom.dcmread(path)
+        assert all(name in image for name in required)
+        assert image.SOPInstanceUID == image.file_meta.MediaStorageSOPInstanceUID
+        assert image.SOPInstanceUID.is_valid
+        assert len(image.SOPInstanceUID) <= 64
+        assert "DeidentificationMethod" not in image
+        assert str(image.PatientName).startswith("SYNTHETIC^")
+        uids.add(str(image.SOPInstanceUID))
+    assert len(uids) == row["shape_zyx"][0]
+
+
+def test_s28_positions_and_pixels_are_those_of_the_truth(hospital: Path) -> None:
+    import hashlib
+
+    for row in truth(hospital, "scans")[:6]:
+        images = [pydicom.dcmread(path) for path in (hospital / "dicom" / row["folder"]).iterdir()]
+        images.sort(key=lambda image: float(image.ImagePositionPatient[2]))
+        volume = np.stack([i.pixel_array.astype(np.int32) + int(i.RescaleIntercept) for i in images]).astype(np.int16)
+        assert list(volume.shape) == row["shape_zyx"]
+        assert hashlib.sha256(volume.tobytes()).hexdigest() == row["volume_sha256"]
+        affine = np.array(row["affine_ras"]).reshape(4, 4)
+        first, last = (np.array([float(v) for v in image.ImagePositionPatient]) for image in (images[0], images[-1]))
+        corner = affine @ [0, 0, len(images) - 1, 1]
+        np.testing.assert_allclose(affine[:3, 3] * [-1, -1, 1], first, atol=1e-6)
+        np.testing.assert_allclose(corner[:3] * [-1, -1, 1], last, atol=1e-6)
+        assert [float(v) for v in images[0].PixelSpacing] == [-affine[1, 1], -affine[0, 0]]
+
+
+def test_s28_order_and_thickness_vary_between_series(hospital: Path) -> None:
+    rows = truth(hospital, "scans")
+    assert len({row["instance_order"] for row in rows}) >= 3
+    assert {row["transfer_syntax"] for row in rows} == {"explicit", "implicit"}
+    steps = [row["affine_ras"][10] for row in rows]
+    assert 0 < np.mean([abs(row["thickness_mm"] - step) > 0.01 for row, step in zip(rows, steps, strict=True)]) < 0.7
+    assert Counter(Verdict(row["verdict"]).status for row in rows) == {"ok": len(rows)}
