@@ -28,6 +28,7 @@ from presage_modeling.heads import (
     TooFew,
     breslow_baseline,
     partial_log_likelihood,
+    ridge_cox,
 )
 from presage_platform.errors import InputError
 from presage_platform.labeling.event import SECONDS_PER_DAY
@@ -42,6 +43,10 @@ COXNET_L1_RATIO = 0.05
 HORIZONS_DAYS = (30.0, 90.0, 180.0, 365.0, 730.0, 1095.0, 1825.0)
 FOLLOW_UP_QUANTILE = 0.95
 SPLITS = ("train", "valid", "test")
+RIDGE = "CoxPHSurvivalAnalysis, Efron ties, ridge"
+COXNET = "CoxnetSurvivalAnalysis, Breslow ties, l1 share 0.05"
+
+PenaltyPath = list[tuple[float, NDArray[np.float64]]]  # penalty and coefficients, from strong to weak
 
 
 def fit_cox(train: Matrix, train_outcome: Outcome, valid: Matrix, valid_outcome: Outcome) -> CoxHead | TooFew:
@@ -58,12 +63,14 @@ def fit_cox(train: Matrix, train_outcome: Outcome, valid: Matrix, valid_outcome:
     if len(scaler.kept) == 0:
         return TooFew("all features are constant on train", *counts)
     x, z = scaler.apply(train), scaler.apply(valid)
-    path = _ridge_path if x.shape[1] <= LARGEST_RIDGE_WIDTH else _coxnet_path
-    method, candidates = path(x, train_outcome)
-    scores = [partial_log_likelihood(z @ coefficient, valid_outcome) for _, coefficient in candidates]
-    penalty, coefficient = candidates[int(np.argmax(scores))]  # from strong to weak: a tie keeps the stronger
+    ridge = x.shape[1] <= LARGEST_RIDGE_WIDTH
+    path = _ridge_path(x, train_outcome) if ridge else _coxnet_path(x, train_outcome)
+    scores = [partial_log_likelihood(z @ coefficient, valid_outcome) for _, coefficient in path]
+    penalty, coefficient = path[int(np.argmax(scores))]  # from strong to weak: a tie keeps the stronger
+    if ridge:
+        coefficient = _fit_ridge(x, train_outcome, penalty)
     times_days, hazard = breslow_baseline(x @ coefficient, train_outcome)
-    return CoxHead(scaler, coefficient, times_days, hazard, penalty, method)
+    return CoxHead(scaler, coefficient, times_days, hazard, penalty, RIDGE if ridge else COXNET)
 
 
 def fit_logistic(
@@ -282,17 +289,22 @@ def _check_outcomes(*outcomes: Outcome) -> None:
             raise TypeError(f"found {type(outcome).__name__}, expected an Outcome(time_days, event)")
 
 
-def _ridge_path(x: Matrix, outcome: Outcome) -> tuple[str, list[tuple[float, NDArray[np.float64]]]]:
+def _ridge_path(x: Matrix, outcome: Outcome) -> PenaltyPath:
+    coefficient, path = np.zeros(x.shape[1]), []
+    for penalty in np.logspace(4, -1, NUM_PENALTIES):  # from strong to weak
+        coefficient = ridge_cox(x, outcome, penalty=float(penalty), start=coefficient)
+        path.append((float(penalty), coefficient))
+    return path
+
+
+def _fit_ridge(x: Matrix, outcome: Outcome, penalty: float) -> NDArray[np.float64]:
     from sksurv.linear_model import CoxPHSurvivalAnalysis
 
-    target, candidates = outcome.survival(), []
-    for penalty in np.logspace(4, -1, NUM_PENALTIES):
-        model = CoxPHSurvivalAnalysis(alpha=penalty, ties="efron").fit(x, target)
-        candidates.append((float(penalty), np.asarray(model.coef_)))
-    return "CoxPHSurvivalAnalysis, Efron ties, ridge", candidates
+    model = CoxPHSurvivalAnalysis(alpha=penalty, ties="efron").fit(x, outcome.survival())
+    return np.asarray(model.coef_)
 
 
-def _coxnet_path(x: Matrix, outcome: Outcome) -> tuple[str, list[tuple[float, NDArray[np.float64]]]]:
+def _coxnet_path(x: Matrix, outcome: Outcome) -> PenaltyPath:
     from sksurv.linear_model import CoxnetSurvivalAnalysis
 
     model = CoxnetSurvivalAnalysis(n_alphas=NUM_PENALTIES, l1_ratio=COXNET_L1_RATIO, alpha_min_ratio=0.01)
@@ -300,5 +312,4 @@ def _coxnet_path(x: Matrix, outcome: Outcome) -> tuple[str, list[tuple[float, ND
         # sksurv warns when the path ends early because the deviance has stopped improving: the path so far is right
         warnings.filterwarnings("ignore", message=".*iterations.*")
         model.fit(x, outcome.survival())
-    path = [(float(alpha), np.asarray(model.coef_[:, number])) for number, alpha in enumerate(model.alphas_)]
-    return "CoxnetSurvivalAnalysis, Breslow ties, l1 share 0.05", path
+    return [(float(alpha), np.asarray(model.coef_[:, number])) for number, alpha in enumerate(model.alphas_)]

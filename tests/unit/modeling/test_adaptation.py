@@ -9,7 +9,15 @@ import pytest
 
 from presage_modeling.adaptation import fit_cox, fit_logistic
 from presage_modeling.evaluation.outcome import Outcome
-from presage_modeling.heads import CoxHead, LogisticHead, Scaler, TooFew, breslow_baseline, partial_log_likelihood
+from presage_modeling.heads import (
+    CoxHead,
+    LogisticHead,
+    Scaler,
+    TooFew,
+    breslow_baseline,
+    partial_log_likelihood,
+    ridge_cox,
+)
 
 
 def cohort(num_studies: int, width: int, seed: int = 0) -> tuple[np.ndarray, Outcome]:
@@ -53,7 +61,9 @@ def test_m101_other_valid_rows_do_not_move_a_head_of_one_penalty(monkeypatch: py
     train = cohort(200, 4)
     first, second = (fit_cox(*train, *cohort(80, 4, seed)) for seed in (5, 6))
     assert isinstance(first, CoxHead) and isinstance(second, CoxHead)
-    assert np.array_equal(first.coefficient, second.coefficient) and np.array_equal(first.scaler.mean, second.scaler.mean)
+    assert np.array_equal(first.coefficient, second.coefficient) and np.array_equal(
+        first.scaler.mean, second.scaler.mean
+    )
 
 
 def test_m103_survival_follows_kaplan_meier_when_features_say_nothing() -> None:
@@ -88,11 +98,27 @@ def test_the_partial_likelihood_agrees_with_lifelines() -> None:
     from lifelines import CoxPHFitter
 
     features, outcome = cohort(150, 2)
-    frame = pd.DataFrame({"a": features[:, 0], "b": features[:, 1], "t": np.ceil(outcome.time_days / 60), "e": outcome.has()})
+    frame = pd.DataFrame(
+        {"a": features[:, 0], "b": features[:, 1], "t": np.ceil(outcome.time_days / 60), "e": outcome.has()}
+    )
     model = CoxPHFitter().fit(frame, "t", "e")
     tied = Outcome(frame["t"].to_numpy(), outcome.has().astype(np.uint8))
     scores = features @ model.params_.to_numpy()
     assert partial_log_likelihood(scores, tied) == pytest.approx(model.log_likelihood_, rel=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [1000.0, 10.0, 0.1])
+@pytest.mark.parametrize("tied", [False, True])
+def test_m102_the_fast_ridge_path_has_the_optimum_of_scikit_survival(penalty: float, tied: bool) -> None:
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
+
+    features, outcome = cohort(250, 7)
+    if tied:
+        outcome = Outcome(np.ceil(outcome.time_days / 40), outcome.event)
+    features = Scaler.fit(features).apply(features)
+    ours = ridge_cox(features, outcome, penalty=penalty, start=np.zeros(7))
+    theirs = CoxPHSurvivalAnalysis(alpha=penalty, ties="efron", tol=1e-12).fit(features, outcome.survival()).coef_
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("train", "valid"), [(19, 50), (50, 4)])
