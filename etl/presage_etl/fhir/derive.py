@@ -36,6 +36,7 @@ def derive(connection: psycopg.Connection[Any], derivation: Derivation, declared
     """Bring the derived tables up to date for the persons that the run touched, in the caller's transaction."""
     cursor = psycopg.ClientCursor(connection)
     _observation_periods(cursor, derivation)
+    cursor.execute((SQL / "cause_of_death.sql").read_text(), {"run_no": derivation.run_no})
     cursor.execute(
         (SQL / "cdm_source.sql").read_text(),
         {

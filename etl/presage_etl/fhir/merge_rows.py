@@ -27,7 +27,15 @@ REF_TABLES = {
 
 SLOT_TABLES = {"location_id": "location", "procedure_occurrence_id": "procedure_occurrence"}
 VISITS = ("visit_occurrence", "visit_detail")
-COMPUTED = frozenset({"preceding_visit_occurrence_id", "preceding_visit_detail_id"})
+COMPUTED = frozenset(
+    {
+        "preceding_visit_occurrence_id",
+        "preceding_visit_detail_id",
+        "cause_concept_id",
+        "cause_source_value",
+        "cause_source_concept_id",
+    }
+)
 STAGE_ONLY = frozenset({"medication_key", "part_of"})
 REQUIRED = {"image_occurrence": ("procedure_occurrence_id",)}
 

@@ -22,12 +22,17 @@ def etl_vocabulary(
 
     Example: platform etl vocabulary ~/Downloads/vocabulary_download_v5.zip
     """
+    from presage_etl.fhir.ledger import writer_lock
     from presage_etl.omop.athena import load_vocabulary
     from presage_platform.postgres.connection import open_database
     from presage_platform.settings import read_settings
 
     settings = read_settings(workspace, create=True)
-    with open_database(settings, command="etl vocabulary") as database, database.connect() as connection:
+    with (
+        open_database(settings, command="etl vocabulary") as database,
+        writer_lock(database),  # a load that reads the old vocabulary must not see it change (E92)
+        database.connect() as connection,
+    ):
         report = load_vocabulary(path, connection, all_relationships=all_relationships, synonyms=synonyms)
         connection.commit()
     typer.echo(report.summary())

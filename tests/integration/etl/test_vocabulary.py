@@ -12,7 +12,7 @@ import pytest
 
 from presage_etl.omop.athena import VocabularyReport, load_vocabulary
 from presage_etl.omop.floor import read_floor
-from presage_platform.errors import InputError, VocabularyError
+from presage_platform.errors import InputError, LockedError, VocabularyError
 from presage_platform.omop.vocabulary import LeastRecentlyUsed, Resolution, Resolver, Target, existing, named, release
 from presage_platform.postgres.connection import Database, open_database
 from presage_platform.settings import Settings
@@ -306,3 +306,20 @@ def test_e38_memory_forgets_what_was_asked_longest_ago() -> None:
     assert memory.recall("a") == 1
     memory["c"] = 3
     assert (memory.recall("a"), memory.recall("b"), memory.recall("c")) == (1, None, 3)
+
+
+def test_e92_the_command_waits_for_nobody_and_loads_when_it_may(
+    database: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from presage_etl.fhir.ledger import writer_lock
+    from presage_etl.omop.cli import etl_vocabulary
+
+    assert settings.database.url is not None
+    monkeypatch.setenv("PRESAGE_DATABASE__URL", settings.database.url.get_secret_value())
+    folder = write_athena(tmp_path / "download")
+    with writer_lock(database), pytest.raises(LockedError, match="another load is at work"):
+        etl_vocabulary(folder, workspace=settings.workspace)
+    etl_vocabulary(folder, workspace=settings.workspace)
+    assert capsys.readouterr().out.startswith("vocabulary v5.0 tiny\n")
+    with database.connect() as connection:
+        assert count(connection, "concept") == len(concept_rows())
