@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -36,7 +37,7 @@ def recall(database: Database, candidates: Sequence[Candidate]) -> None:
     columns = image_series.c
     names = ("series_key", "verdict", "reasons", "actions", "attributes", "volume_id")
     wanted = [columns[name] for name in names]
-    with database.engine().connect() as connection:
+    with _transaction(database) as connection:
         for keys in _chunks(sorted(by_key)):
             final = and_(columns.series_key.in_(keys), columns.verdict_stage == "pixels")
             for row in connection.execute(select(*wanted).where(final)):
@@ -67,7 +68,7 @@ def register(
         Declared zone, to give back the study's calendar date as it was written.
     """
     ordered = sorted(candidates, key=lambda one: (one.study_uid, one.series_key))
-    with database.engine().begin() as connection:
+    with _transaction(database) as connection:
         _write(connection, image_study, "study_uid", _study_rows(ordered, run_no, timezone))
         ids = _study_ids(connection, {candidate.study_uid for candidate in ordered})
         rows = (_series_row(candidate, ids[candidate.study_uid], run_no) for candidate in ordered)
@@ -75,6 +76,16 @@ def register(
         _write_accessions(connection, ordered, ids)
         _retire_absent_series(connection, ordered, ids, run_no)
     return ids
+
+
+@contextmanager
+def _transaction(database: Database) -> Iterator[Connection]:
+    engine = database.engine()
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def _study_rows(ordered: Sequence[Candidate], run_no: int, timezone: str) -> Iterator[dict[str, Any]]:
@@ -248,5 +259,5 @@ def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
 def count_series(database: Database) -> dict[str, int]:
     """Return the number of candidates by verdict."""
     counted = select(image_series.c.verdict, func.count()).group_by(image_series.c.verdict)
-    with database.engine().connect() as connection:
+    with _transaction(database) as connection:
         return {verdict: number for verdict, number in connection.execute(counted)}
