@@ -26,6 +26,7 @@ def label(
     tasks: Annotated[Path | None, typer.Option(help="Folder of SQL tasks (default: tasks/ of the workspace).")] = None,
     bins: Annotated[str | None, typer.Option(help="Number of time bins, or their edges in days: 30,90,365.")] = None,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Accept fewer than k tasks.")] = False,
+    skip_tests: Annotated[bool, typer.Option("--skip-tests", help="Do not run the tasks' own tests; noted.")] = False,
     new_split: Annotated[bool, typer.Option("--new-split", help="Split these persons again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, sizes and times; write nothing.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read existing labels again and compare hashes.")] = False,
@@ -51,6 +52,7 @@ def label(
         tasks=tasks,
         allow_fewer=allow_fewer,
         new_split=new_split,
+        skip_tests=skip_tests,
     )
     _print(command.plan(settings, request) if dry_run else command.label(settings, request), as_json)
 

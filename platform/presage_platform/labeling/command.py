@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from presage_platform.errors import IntegrityError, TaskError, UsageError
-from presage_platform.labeling.hashing import hash_file, hash_json
+from presage_platform.labeling.hashing import hash_file, hash_json, hash_table
 from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
 from presage_platform.labeling.outcomes import add_outcomes
 from presage_platform.labeling.pipeline import LabelReport, make_labels
+from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.timeline import Snapshot, choose_n_shards
 from presage_platform.postgres.connection import open_database
 
@@ -36,6 +37,7 @@ class Request:
     tasks: Path | None = None
     allow_fewer: bool = False
     new_split: bool = False
+    skip_tests: bool = False
 
     @property
     def without_database(self) -> bool:
@@ -81,7 +83,7 @@ def label(settings: Settings, request: Request) -> LabelReport:
         inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
         report, store = _make(settings, inputs, request)
         if task_files:
-            _run_tasks(task_files, store, database, report)
+            _run_tasks(task_files, store, database, request, report)
         return report
 
 
@@ -162,19 +164,27 @@ def _task_files(settings: Settings, request: Request) -> list[Path]:
     return sorted(folder.glob("*.sql")) if folder.is_dir() else []
 
 
-def _run_tasks(files: list[Path], store: Path, database: Database, report: LabelReport) -> None:
-    """Run the SQL tasks over the index and its facts, and add their rows to the label store."""
+def _run_tasks(files: list[Path], store: Path, database: Database, request: Request, report: LabelReport) -> None:
+    """Run the SQL tasks over the index and its facts, and add their outcomes to the store."""
     from presage_platform.labeling.tasks.engine import label_outcomes
 
-    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
-    results = label_outcomes(
-        files, task_index(store), data_cut_s=int(manifest["inputs"]["semantics"]["data_cut_s"]), database=database
+    labels = LabelStore.open(store)
+    cut = int(labels.manifest["inputs"]["semantics"]["data_cut_s"])
+    results = label_outcomes(files, task_index(store), data_cut_s=cut, database=database, skip_tests=request.skip_tests)
+    index_hash = hash_json([hash_table(labels.studies), hash_table(labels.covariates)])
+    facts = {"index_hash": index_hash, "snapshot_id": report.snapshot_id}
+    add_outcomes(
+        store,
+        {name: result.rows for name, result in results.items()},
+        {
+            name: {
+                "outcome_hash": hash_json({**facts, "definition": result.definition_hash}),
+                "dropped": result.dropped,
+                "tests_skipped": request.skip_tests,
+            }
+            for name, result in results.items()
+        },
     )
-    hashes = {
-        name: hash_json({"label_hash": manifest["label_hash"], "definition": result.definition_hash})
-        for name, result in results.items()
-    }
-    add_outcomes(store, {name: result.rows for name, result in results.items()}, hashes)
     report.numbers["outcomes"] = len(results)
 
 

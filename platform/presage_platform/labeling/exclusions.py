@@ -107,9 +107,9 @@ def locked_concepts(folder: Path) -> dict[str, list[int]]:
 
 
 def _lock_ids(lock: Any) -> Iterator[int]:
-    """Yield the ids of every concept set of a lock: `{"concept_sets": {name: {"ids": […]}}}`."""
+    """Yield the ids of every concept set of a lock: `{"concept_sets": {name: {"concept_ids": […]}}}`."""
     for concept_set in (lock.get("concept_sets") or {}).values():
-        yield from (int(concept) for concept in concept_set["ids"])
+        yield from (int(concept) for concept in concept_set["concept_ids"])
 
 
 def _keys_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

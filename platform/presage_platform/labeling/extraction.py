@@ -145,7 +145,9 @@ def event_query(source: EventTable, settings: LabelingSettings) -> Select[Any]:
     code = columns[source.source] if source.source is not None and settings.source_concepts != "none" else None
     time = func.coalesce(columns[source.moment], cast(columns[source.day], TIMESTAMP))
     # ADBC refuses infinite times: as NULL they are dropped and counted here.
-    finite = func.nullif(func.nullif(time, cast(literal_column("'infinity'"), TIMESTAMP)), cast(literal_column("'-infinity'"), TIMESTAMP))
+    finite = func.nullif(
+        func.nullif(time, cast(literal_column("'infinity'"), TIMESTAMP)), cast(literal_column("'-infinity'"), TIMESTAMP)
+    )
     query = select(
         columns["person_id"].label("person_id"),
         concept.label("concept"),

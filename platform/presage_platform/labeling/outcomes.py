@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -142,15 +142,16 @@ def states(
     return np.select(conditions, [np.uint8(choice) for choice in choices], np.uint8(State.CENSORED)).astype(np.uint8)
 
 
-def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], hashes: Mapping[str, str]) -> None:
+def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], notes: Mapping[str, Mapping[str, Any]]) -> None:
     """Add (or renew) outcome files of a label store; its label hash does not cover them.
 
     Parameters
     ----------
     outcomes
         Task name to its rows, in the order of `studies.parquet`.
-    hashes
-        Task name to its outcome hash: index, snapshot, lock, body and semantics.
+    notes
+        Task name to what else is written in `outcomes.json`: `outcome_hash` (over index, snapshot, lock, body and
+        semantics), candidates that were dropped.
     """
     studies = pq.read_table(store / "studies.parquet", columns=["study_id", "split"])
     split = np.asarray(studies.column("split"))
@@ -164,7 +165,7 @@ def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], hashes: Mapping[
         partial.rename(store / "outcomes" / f"{name}.parquet")
         words = np.asarray(table.column("state").to_pylist())
         document[name] = {
-            "outcome_hash": hashes[name],
+            **notes[name],
             "states": {
                 part: {word: int(((split == number) & (words == word)).sum()) for word in WORDS}
                 for number, part in enumerate(SPLITS)

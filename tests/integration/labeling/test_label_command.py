@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def test_l35_valid_and_test_rows_do_not_touch_the_task_set(run: Run) -> None:
 
 def test_l74_attrition_adds_up(run: Run) -> None:
     steps = json.loads((run.store.path / "attrition.json").read_text())["steps"]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         assert [after[f"{n}_before"] for n in ("studies", "persons", "events")] == [
             before[f"{n}_after"] for n in ("studies", "persons", "events")
         ]
@@ -166,7 +167,7 @@ def test_l39_excluded_concepts_are_no_tasks_and_say_why(run: Run) -> None:
 
 
 def test_l40_a_guarded_outcome_leaves_the_task_set(run: Run, tmp_path: Path) -> None:
-    lock = {"concept_sets": {"outcome": {"ids": [1001]}}}
+    lock = {"concept_sets": {"outcome": {"concept_ids": [1001]}}}
     (tmp_path / "pleural_effusion.lock.json").write_text(json.dumps(lock))
     report = command.label(run.settings, Request(allow_fewer=True, guard=tmp_path))
     names = set(open_labels(run.settings, report.label_hash).task_names)
@@ -255,7 +256,7 @@ def test_two_studies_are_enough_when_the_sizes_fit(settings: Settings) -> None:
 
 
 def test_l83_an_empty_database_says_what_to_do(settings: Settings) -> None:
-    with pytest.raises(InputError, match="platform etl fhir|data_cut"):
+    with pytest.raises(InputError, match=r"platform etl fhir|data_cut"):
         command.label(with_labeling(settings), Request())
 
 
