@@ -28,7 +28,7 @@ def case_name(case: Path) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)
-def test_a_resource_becomes_the_rows_beside_it(case: Path) -> None:
+def test_e42_a_resource_becomes_the_rows_beside_it(case: Path) -> None:
     """E42–E74, one case a rule's edge: the README beside it names the rule."""
     expected = read_rows(case / "out.csv")
     columns = expected[0].keys()
@@ -107,3 +107,27 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def test_e42_a_mapping_has_no_clock_no_chance_and_no_database() -> None:
+    """What a mapping knows is in its arguments: its imports show it."""
+    import ast
+    import importlib
+
+    from presage_etl.fhir.mapping import MAPPERS
+
+    for mapper in MAPPERS.values():
+        source = importlib.import_module(mapper.rows.__module__).__file__
+        assert source is not None
+        text = Path(source).read_text(encoding="utf-8")
+        names = {
+            alias.name if isinstance(node, ast.Import) else node.module or ""
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert {name.partition(".")[0] for name in names} <= {
+            "__future__", "collections", "datetime", "typing", "msgspec", "presage_etl", "presage_platform",
+        }  # fmt: skip
+        assert not any(name.startswith(("presage_platform.postgres", "presage_platform.ledger")) for name in names)
+        assert "now(" not in text and "today(" not in text
