@@ -26,6 +26,13 @@ def drop_duplicates(connection: psycopg.Connection[Any], table: str, key: list[s
     if not key:
         return 0
     columns = sql.SQL(", ").join(sql.Identifier(name) for name in key)
+    repeated = connection.execute(
+        sql.SQL("SELECT 1 FROM {} GROUP BY {} HAVING count(*) > 1 LIMIT 1").format(
+            sql.Identifier(f"{LOADING}{table}"), columns
+        )
+    ).fetchone()
+    if repeated is None:
+        return 0
     cursor = connection.execute(
         sql.SQL(
             """

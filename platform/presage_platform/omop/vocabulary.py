@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, LiteralString, Protocol, TypeVar
 
 import psycopg
+from psycopg import sql
 
 from presage_platform.errors import VocabularyError
 
@@ -99,25 +100,36 @@ def existing(connection: psycopg.Connection[Any], concept_ids: Iterable[int]) ->
 
 
 def named(connection: psycopg.Connection[Any], names: Sequence[Pair]) -> dict[Pair, int]:
-    """Return concept ids by (vocabulary_id, concept name or code), absent ones left out; names in any letter case.
+    """Return concept ids by (vocabulary_id, concept code or name), absent ones left out; names in any letter case.
 
-    A valid standard concept goes before others, then the lowest id.
+    A code goes before a name; among equals a valid standard concept, then the lowest id.
     """
+    found = _named_by("concept_code", connection, names)
+    # there is no index on names: they are looked for in one pass over the vocabularies concerned
+    others = [pair for pair in names if pair not in found]
+    return found | _named_by("lower(concept_name)", connection, others) if others else found
+
+
+def _named_by(expression: LiteralString, connection: psycopg.Connection[Any], names: Sequence[Pair]) -> dict[Pair, int]:
+    lower = expression.startswith("lower")
     rows = connection.execute(
-        """
-        SELECT w.vocabulary_id, w.word, c.concept_id
-        FROM unnest(%s::text[], %s::text[]) AS w(vocabulary_id, word)
-        CROSS JOIN LATERAL (
-            SELECT concept_id
+        sql.SQL(
+            """
+            SELECT DISTINCT ON (vocabulary_id, {word}) vocabulary_id, {word}, concept_id
             FROM concept
-            WHERE vocabulary_id = w.vocabulary_id AND (concept_code = w.word OR lower(concept_name) = lower(w.word))
-            ORDER BY invalid_reason IS NOT NULL, standard_concept IS DISTINCT FROM 'S', concept_id
-            LIMIT 1
-        ) AS c
-        """,
-        [[vocabulary for vocabulary, _ in names], [word for _, word in names]],
+            WHERE vocabulary_id = ANY(%s) AND {word} = ANY(%s)
+            ORDER BY vocabulary_id, {word},
+                     invalid_reason IS NOT NULL, standard_concept IS DISTINCT FROM 'S', concept_id
+            """
+        ).format(word=sql.SQL(expression)),
+        [
+            sorted({vocabulary for vocabulary, _ in names}),
+            sorted({word.lower() if lower else word for _, word in names}),
+        ],
     )
-    return {(vocabulary, word): int(concept_id) for vocabulary, word, concept_id in rows}
+    by_word = {(vocabulary, word): int(concept_id) for vocabulary, word, concept_id in rows}
+    keys = {pair: (pair[0], pair[1].lower() if lower else pair[1]) for pair in names}
+    return {pair: by_word[key] for pair, key in keys.items() if key in by_word}
 
 
 class Resolver:
