@@ -75,7 +75,7 @@ def _study(
 ) -> Study:
     end_s = int(draw.uniform(0.5, 5) * YEAR)
     base_rates = np.linspace(0.1, 0.5, num_tasks)
-    times = draw.exponential(YEAR / (base_rates * np.exp(1.2 * scores[np.arange(num_tasks) % 2])))
+    times = draw.exponential(YEAR / (base_rates * np.exp(1.8 * scores[np.arange(num_tasks) % 2])))
     events = {task: int(time) + DAY for task, time in enumerate(times) if time + DAY < end_s}
     person = number // per_person
     return Study(

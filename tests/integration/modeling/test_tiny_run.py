@@ -73,7 +73,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
     folder = tmp_path_factory.mktemp("learned")
     planted_workspace(folder, num_studies=250)
     rarely = ("checkpoint.every_steps=1000", "validation.every_steps=1000")
-    (report,) = train(folder, "schedule.epochs=10", "optimiser.lr=5e-3", *rarely)
+    (report,) = train(folder, "schedule.epochs=10", "optimiser.lr=1e-2", "schedule.effective_batch=8", *rarely)
     embed_command(report.path.name, volumes=None, workspace=folder)
     return folder, report
 
