@@ -400,7 +400,9 @@ def c26_study_of_six(folder: Path) -> None:
     write_series(folder / "1", series="thick", step_mm=8.0, num_slices=4)
     write_series(folder / "2", series="soft")
     write_series(folder / "3", series="sharp", change=setting(ConvolutionKernel="B70f"))
-    write_series(folder / "4", series="scout", num_slices=1, change=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write_series(
+        folder / "4", series="scout", num_slices=1, change=setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    )
     write_series(folder / "5", series="mpr", iop=CORONAL, change=setting(ImageType=["DERIVED", "SECONDARY", "MPR"]))
     write_series(folder / "6", series="long", num_slices=9)
 

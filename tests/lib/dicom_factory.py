@@ -126,7 +126,12 @@ def slice_dataset(spec: Spec, k: int) -> FileDataset:
     data.StudyInstanceUID, data.SeriesInstanceUID = uid(spec.study), uid(spec.study, spec.series)
     data.FrameOfReferenceUID = uid(spec.study, "frame of reference")
     data.StudyDate = data.SeriesDate = data.AcquisitionDate = data.ContentDate = "20210304"
-    data.StudyTime, data.SeriesTime, data.AcquisitionTime, data.ContentTime = "101500", "102000", f"1021{k:02d}", "102500"
+    data.StudyTime, data.SeriesTime, data.AcquisitionTime, data.ContentTime = (
+        "101500",
+        "102000",
+        f"1021{k:02d}",
+        "102500",
+    )
     data.Modality, data.Manufacturer, data.ManufacturerModelName = "CT", "SIEMENS", "Phantom"
     data.PatientID, data.PatientSex, data.PatientAge = spec.patient, "F", "061Y"
     data.SliceThickness, data.KVP, data.ConvolutionKernel = spec.step_mm, 120, "B40f"
@@ -135,7 +140,12 @@ def slice_dataset(spec: Spec, k: int) -> FileDataset:
     data.ImageOrientationPatient = list(spec.iop)
     data.PixelSpacing = [spec.row_step_mm, spec.column_step_mm]
     data.PatientPosition = "HFS"
-    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = spec.rows, spec.columns, 1, "MONOCHROME2"
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = (
+        spec.rows,
+        spec.columns,
+        1,
+        "MONOCHROME2",
+    )
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, spec.bits_stored, spec.bits_stored - 1
     data.PixelRepresentation = int(spec.signed)
     data.RescaleSlope, data.RescaleIntercept, data.RescaleType = spec.slope, spec.intercept, "HU"
