@@ -24,9 +24,11 @@ def etl_vocabulary(
     """
     from presage_etl.fhir.ledger import writer_lock
     from presage_etl.omop.athena import load_vocabulary
+    from presage_etl.omop.vocabulary_files import find_files
     from presage_platform.postgres.connection import open_database
     from presage_platform.settings import read_settings
 
+    find_files(path)  # a wrong path is said before a workspace is made or a server started
     settings = read_settings(workspace, create=True)
     with (
         open_database(settings, command="etl vocabulary") as database,

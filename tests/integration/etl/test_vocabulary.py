@@ -314,6 +314,9 @@ def test_e92_the_command_waits_for_nobody_and_loads_when_it_may(
     from presage_etl.fhir.ledger import writer_lock
     from presage_etl.omop.cli import etl_vocabulary
 
+    with pytest.raises(InputError, match="does not exist"):
+        etl_vocabulary(tmp_path / "absent", workspace=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     assert settings.database.url is not None
     monkeypatch.setenv("PRESAGE_DATABASE__URL", settings.database.url.get_secret_value())
     folder = write_athena(tmp_path / "download")
