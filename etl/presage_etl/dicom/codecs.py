@@ -127,21 +127,19 @@ def _decode_rle(frame: bytes, ref: SliceRef) -> NDArray[Any]:
 def _decode_by_pydicom(payload: bytes, ref: SliceRef, plugin: Plugin) -> NDArray[Any]:
     from pydicom.pixels.decoders.base import get_decoder
 
-    frame, _ = get_decoder(ref.transfer_syntax_uid).as_array(
-        payload,
-        index=ref.frame,
-        raw=True,
-        decoding_plugin=plugin.name,
-        rows=ref.rows,
-        columns=ref.columns,
-        number_of_frames=1,
-        samples_per_pixel=1,
-        photometric_interpretation=ref.photometric,
-        bits_allocated=ref.bits_allocated,
-        bits_stored=ref.bits_stored,
-        pixel_representation=ref.pixel_representation,
-        pixel_keyword="PixelData",
-    )
+    layout: dict[str, Any] = {
+        "rows": ref.rows,
+        "columns": ref.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": ref.photometric,
+        "bits_allocated": ref.bits_allocated,
+        "bits_stored": ref.bits_stored,
+        "pixel_representation": ref.pixel_representation,
+        "pixel_keyword": "PixelData",
+    }
+    decoder = get_decoder(ref.transfer_syntax_uid)
+    frame, _ = decoder.as_array(payload, index=ref.frame, raw=True, decoding_plugin=plugin.name, **layout)
     return frame
 
 

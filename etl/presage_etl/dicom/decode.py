@@ -1,29 +1,22 @@
-"""A candidate's slices to one int16 Hounsfield volume, voxel for voxel what the scanner stored.
-
-Uncompressed pixels are read where they lie (`pixel_offset` of the catalogue) after size, mtime and header hash were
-seen to agree; the header is not parsed again.
-"""
+"""A candidate's slices to one int16 Hounsfield volume, voxel for voxel what the scanner stored."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from presage_etl.dicom.candidate import Candidate, SliceRef, Unused
-from presage_etl.dicom.codecs import OWN, chosen_plugin, decode_encapsulated, decode_with_pydicom, is_fallback
-from presage_etl.dicom.elements import DEFLATED, EXPLICIT_BE, IMPLICIT_LE
+from presage_etl.dicom.codecs import chosen_plugin, is_fallback
 from presage_etl.dicom.geometry import Float64, Geometry
 from presage_etl.dicom.hounsfield import SliceCounts, hounsfield, stored_values
+from presage_etl.dicom.pixels import UnusableSliceError, modality_lut, raw_frame
 from presage_etl.dicom.series import DUPLICATE
 from presage_etl.dicom.stack import Finding, Stack, build_stack
-from presage_platform.errors import StaleSeriesError
 from presage_platform.settings import SeriesSettings
 from presage_platform.volumes.catalogue import Action, Reason, Verdict, gravest
 
@@ -87,10 +80,6 @@ def read_native(candidate: Candidate, roots: Mapping[int, Path], policy: SeriesS
     return reading.finish(stack)
 
 
-class _UnusableError(Exception):
-    """One slice has no pixels that can be used; the text says why, in words of the product."""
-
-
 @dataclass(slots=True)
 class _Reading:
     """One candidate under work."""
@@ -112,40 +101,20 @@ class _Reading:
         for place, ref in enumerate(self.candidate.slices):
             try:
                 self._read_slice(place, ref)
-            except _UnusableError as error:
+            except UnusableSliceError as error:
                 self.unusable[place] = str(error)
 
     def _read_slice(self, place: int, ref: SliceRef) -> None:
         out = self.array[place]
-        stored = stored_values(self._raw(ref, out), ref, self.counts)
+        stored = stored_values(raw_frame(self._path(ref), ref, out), ref, self.counts)
         self.hashes[place] = hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest()
-        lut = _modality_lut(self._path(ref)) if ref.has_modality_lut else None
+        lut = modality_lut(self._path(ref)) if ref.has_modality_lut else None
         invalid = hounsfield(stored, ref, lut, self.counts, out)
         if invalid is not None:
             self.invalid[place] = invalid
 
     def _path(self, ref: SliceRef) -> str:
         return str(self.roots[ref.root_id] / ref.rel_path)
-
-    def _raw(self, ref: SliceRef, out: NDArray[np.int16]) -> NDArray[Any]:
-        """Return a frame as it is stored; uncompressed 16-bit pixels are read straight into `out`."""
-        plugin = chosen_plugin(ref.transfer_syntax_uid)
-        if plugin is None:
-            raise _UnusableError("no decoder")
-        with _open_unchanged(self._path(ref), ref) as descriptor:
-            if plugin.name == OWN:
-                return _read_plain(descriptor, ref, out)
-            try:
-                if ref.transfer_syntax_uid in (EXPLICIT_BE, DEFLATED):
-                    frame = decode_with_pydicom(self._path(ref), ref)
-                else:
-                    length, offset = ref.pixel_length or 0, ref.pixel_offset or 0
-                    frame = decode_encapsulated(os.pread(descriptor, length, offset), ref, plugin)
-            except Exception:  # decoders raise what they like on a broken codestream; its text may hold anything
-                raise _UnusableError("decoder failed") from None
-        if frame.shape != (ref.rows, ref.columns):
-            raise _UnusableError("decoded shape differs from the header")
-        return frame
 
     def check_duplicates(self) -> None:
         """Hold the pixels of every dropped copy against those of the slice that was kept."""
@@ -156,8 +125,8 @@ class _Reading:
             if copy.reason != DUPLICATE:
                 continue
             try:
-                stored = stored_values(self._raw(copy.ref, scratch), copy.ref, SliceCounts())
-            except _UnusableError:
+                stored = stored_values(raw_frame(self._path(copy.ref), copy.ref, scratch), copy.ref, SliceCounts())
+            except UnusableSliceError:
                 continue
             expected = kept.get(copy.ref.sop_uid)
             conflicts += (
@@ -257,62 +226,6 @@ class _Reading:
     def _decoder(self) -> str:
         plugins = [chosen_plugin(syntax) for syntax in self._syntaxes()]
         return ", ".join(sorted({plugin.label for plugin in plugins if plugin is not None}))
-
-
-class _open_unchanged:  # noqa: N801 - a context manager reads as a verb
-    """Open a file if it still is the one that was scanned: size, mtime and all bytes before its pixels."""
-
-    def __init__(self, path: str, ref: SliceRef) -> None:
-        self.path, self.ref = path, ref
-
-    def __enter__(self) -> int:
-        ref = self.ref
-        try:
-            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            raise _stale(ref) from None
-        found = os.fstat(self.descriptor)
-        if (found.st_size, found.st_mtime_ns) != (ref.size, ref.mtime_ns) or not _same_header(self.descriptor, ref):
-            os.close(self.descriptor)
-            raise _stale(ref)
-        return self.descriptor
-
-    def __exit__(self, *error: object) -> None:
-        os.close(self.descriptor)
-
-
-def _stale(ref: SliceRef) -> StaleSeriesError:
-    return StaleSeriesError(
-        f"file {ref.header_hash[:12]} is gone or has changed since it was scanned: run `platform etl dicom` again"
-    )
-
-
-def _same_header(descriptor: int, ref: SliceRef) -> bool:
-    if ref.pixel_offset is None:
-        return True
-    header_bytes = ref.pixel_offset - (8 if ref.transfer_syntax_uid == IMPLICIT_LE else 12)
-    start = os.pread(descriptor, header_bytes, 0)
-    return hashlib.blake2b(start, digest_size=16).hexdigest() == ref.header_hash
-
-
-def _read_plain(descriptor: int, ref: SliceRef, out: NDArray[np.int16]) -> NDArray[Any]:
-    expected = ref.rows * ref.columns * (ref.bits_allocated // 8)
-    if (ref.pixel_length or 0) < expected:
-        raise _UnusableError("pixel data is shorter than the image" if ref.pixel_length else "pixel data is empty")
-    target = out if ref.bits_allocated == 16 else np.empty(out.shape, np.uint8)
-    if os.preadv(descriptor, [memoryview(target).cast("B")], ref.pixel_offset or 0) < expected:
-        raise _UnusableError("pixel data is cut off")
-    return target
-
-
-def _modality_lut(path: str) -> Any:
-    import warnings
-
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's texts quote element values
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
 
 
 def _fill_gaps(

@@ -112,7 +112,8 @@ class Known:
 
     def vanished_keys(self) -> NDArray[np.bytes_]:
         """Return the keys of files that were there before and were not seen."""
-        return self.keys[~self.seen & ~self.absent]
+        gone: NDArray[np.bytes_] = self.keys[~self.seen & ~self.absent]
+        return gone
 
 
 def next_batch_number(folder: Path) -> int:

@@ -23,7 +23,7 @@ from presage_etl.dicom.grouping import (
 from presage_etl.dicom.judgement import judge_clock, judge_headers
 from presage_etl.dicom.stack import Finding, Stack, build_stack
 from presage_platform.settings import SeriesSettings
-from presage_platform.volumes.catalogue import Action, Reason, ReadStatus, Verdict, gravest
+from presage_platform.volumes.catalogue import Action, ReadStatus, Reason, Verdict, gravest
 
 MAX_LOCALIZER_IMAGES = 3
 DUPLICATE = "duplicate"

@@ -132,7 +132,7 @@ def _walk_meta(data: bytes, header: Header) -> int:
     key, _, length, position = _next_explicit(data, 132)
     if key != _GROUP_LENGTH or length != 4:
         raise _UnsureError
-    end = position + 4 + _LONG(data, position)[0]
+    end: int = position + 4 + _LONG(data, position)[0]
     position += 4
     found: dict[int, str] = {}
     while position < end:

@@ -80,7 +80,9 @@ def judged(content: bytes, folder: Path) -> ReadStatus:
 
 @settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 4095), value=st.integers(0, 255), width=st.integers(1, 4))
-def test_i102_no_changed_byte_stops_the_reader(header_bytes: bytes, tmp_path: Path, at: int, value: int, width: int) -> None:
+def test_i102_no_changed_byte_stops_the_reader(
+    header_bytes: bytes, tmp_path: Path, at: int, value: int, width: int
+) -> None:
     at %= len(header_bytes)
     judged(header_bytes[:at] + bytes([value]) * width + header_bytes[at + width :], tmp_path)
 

@@ -51,7 +51,12 @@ def broken(data: Dataset, k: int) -> None:
     """Make every way to complain about a value complain about a sentinel."""
     planted(data, k)
     data.AcquisitionNumber = None
-    for keyword, vr in (("SliceThickness", "LO"), ("RescaleSlope", "LO"), ("InstanceNumber", "LO"), ("StudyDate", "LO")):
+    for keyword, vr in (
+        ("SliceThickness", "LO"),
+        ("RescaleSlope", "LO"),
+        ("InstanceNumber", "LO"),
+        ("StudyDate", "LO"),
+    ):
         data.add_new(keyword, vr, sentinel(60))
 
 

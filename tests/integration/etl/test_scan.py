@@ -62,7 +62,9 @@ def test_i01_every_file_is_counted_once(archive: Path, tmp_path: Path) -> None:
     }
 
 
-def test_i07_the_catalogue_is_the_same_for_any_number_of_workers(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i07_the_catalogue_is_the_same_for_any_number_of_workers(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("presage_etl.dicom.scan.CHUNK_FILES", 7)
     digests = []
     for workers in (1, 2):
@@ -72,7 +74,9 @@ def test_i07_the_catalogue_is_the_same_for_any_number_of_workers(archive: Path, 
     assert digests[0] == digests[1] != []
 
 
-def test_i07_parts_hold_whole_studies_whatever_their_number(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_i07_parts_hold_whole_studies_whatever_their_number(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = image_settings(tmp_path / "whole")
     scan([archive], whole, 1)
     monkeypatch.setattr("presage_etl.dicom.instances.PART_ROWS", 20)

@@ -67,7 +67,9 @@ def test_i116_the_chest_series_are_what_is_known_of_them(real_data: Path, tmp_pa
     statuses = archive.instances["read_status"].to_pylist()
     assert (statuses.count("ok"), statuses.count("not_dicom"), len(statuses)) == (124, 2, 126)
     assert [one.verdict for one in archive.candidates] == ["ok"] * 3
-    found = sorted((len(one.slices), *(round(step, 4) for step in one.geometry.spacing_mm[1:])) for one in archive.candidates)  # type: ignore[union-attr]
+    found = sorted(
+        (len(one.slices), *(round(step, 4) for step in one.geometry.spacing_mm[1:])) for one in archive.candidates
+    )  # type: ignore[union-attr]
     assert found == [(30, 0.6465, 8.0), (30, 0.6465, 8.0), (64, 0.8418, 5.0)]
     assert len({one.study_uid for one in archive.candidates}) == 2
     rank(archive.candidates, ChoiceSettings())

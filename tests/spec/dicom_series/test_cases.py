@@ -271,7 +271,9 @@ def test_i22_case_26_the_longest_soft_stack_represents_the_study(tmp_path: Path)
 
 def test_i14_case_27_text_that_cannot_be_decoded_never_refuses_an_image(tmp_path: Path) -> None:
     assert set(archive_of("c27_iso2022_jp", tmp_path).instances["series_description"].to_pylist()) == {"胸部"}
-    assert set(archive_of("c27_broken_bytes", tmp_path).instances["series_description"].to_pylist()) == {"X\ufffd\ufffdX"}
+    assert set(archive_of("c27_broken_bytes", tmp_path).instances["series_description"].to_pylist()) == {
+        "X\ufffd\ufffdX"
+    }
 
 
 def test_i22_case_28_no_date_is_no_fault_of_the_image(tmp_path: Path) -> None:

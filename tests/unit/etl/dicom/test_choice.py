@@ -95,7 +95,9 @@ def test_i52_an_override_wins_and_shows(study: Archive, tmp_path: Path) -> None:
     assert (never.rank, never.rank_reason) == (None, "override: motion")
 
 
-def test_i52_an_override_of_a_rejected_series_is_an_error_that_names_the_verdict(study: Archive, tmp_path: Path) -> None:
+def test_i52_an_override_of_a_rejected_series_is_an_error_that_names_the_verdict(
+    study: Archive, tmp_path: Path
+) -> None:
     found = regrouped(study)
     scout = next(one for one in found if one.verdict == Verdict.LOCALIZER)
     path = tmp_path / "override.csv"

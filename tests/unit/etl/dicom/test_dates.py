@@ -43,7 +43,9 @@ def test_i13_ranges_and_impossible_dates_are_refused(text: str | None) -> None:
 
 
 def test_i13_midnight_is_passed_over_where_another_source_has_an_hour() -> None:
-    moment = image_moment(acquisition_date="20210304", acquisition_time="000000", study_date="20210303", study_time="2300")
+    moment = image_moment(
+        acquisition_date="20210304", acquisition_time="000000", study_date="20210303", study_time="2300"
+    )
     assert moment is not None
     assert (moment.source, moment.when) == ("StudyDate", datetime(2021, 3, 3, 23))
 

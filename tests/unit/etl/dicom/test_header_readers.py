@@ -15,7 +15,7 @@ from presage_etl.dicom.header import pydicom_header, read_header
 from presage_etl.dicom.walker import walk_header
 from presage_platform.volumes.catalogue import ReadStatus
 from tests.lib.dicom_cases import FIXTURES
-from tests.lib.dicom_factory import IMPLICIT, Spec, sequence, write_slice
+from tests.lib.dicom_factory import IMPLICIT, Spec, sequence, setting, write_slice
 
 
 def walked(path: Path) -> Header | None:
@@ -124,7 +124,7 @@ def test_i03_deflated_headers_are_inflated(tmp_path: Path) -> None:
 
 
 def test_i05_empty_sop_uids_come_from_the_meta_information(tmp_path: Path) -> None:
-    path = one_slice(tmp_path, change=lambda data, k: (data.pop("SOPInstanceUID"), data.pop("SOPClassUID")) and None)
+    path = one_slice(tmp_path, change=setting(SOPInstanceUID=None, SOPClassUID=None))
     header = walked(path)
     assert header is not None
     assert "sop_uid" not in header.values
