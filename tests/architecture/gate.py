@@ -64,7 +64,7 @@ def _statements(root: Path) -> list[str]:
                 continue
             declared = set(
                 re.findall(
-                    r"--\s+(?:params:\s+)?([a-z_]+) (?:integer|bigint|text|date|smallint|boolean|timestamp)", header
+                    r"--\s+(?:params:\s+)?([a-z_]+) (?:integer|bigint|text|date|smallint|boolean|timestamp|jsonb|bytea)", header
                 )
             )
             body = "\n".join(line.partition("--")[0] for line in text.splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,6 @@ from presage_platform.options import Json, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from presage_platform.settings import Settings
 
@@ -84,6 +84,29 @@ def volumes_reindex(recipe: Recipe = None, workspace: Workspace = None) -> None:
         series = _series(connection)
         for folder in folders:
             typer.echo(f"{folder.name}: {reindex(folder, series)} volumes")
+
+
+def volumes_export(
+    ids: Annotated[list[str], typer.Argument(help="Volume ids, or the digits they begin with.")],
+    nifti: Annotated[Path, typer.Option("--nifti", help="Folder for the .nii.gz files.")],
+    recipe: Recipe = None,
+    workspace: Workspace = None,
+) -> None:
+    """Write volumes as NIfTI files with their affine.
+
+    Example: platform volumes export 14654923 --nifti out/ --recipe presage
+    """
+    from presage_platform.errors import UsageError
+    from presage_platform.settings import read_settings
+    from presage_platform.volumes.export import export_nifti
+    from presage_platform.volumes.store import Store
+
+    stores = [Store.open(folder) for folder in _folders(read_settings(workspace), recipe)]
+    for start in ids:
+        hits = [(store, known) for store in stores for known in store.ids if known.startswith(start)]
+        if len(hits) != 1:
+            raise UsageError(f"{len(hits)} volumes begin with {start!r}, expected one: give more digits or --recipe")
+        typer.echo(str(export_nifti(*hits[0], nifti)))
 
 
 def _folders(settings: Settings, recipe: str | None) -> Iterator[Path]:

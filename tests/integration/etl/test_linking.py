@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from presage_etl.linking.link import link_studies
-from presage_platform.errors import InputError, LockedError, UsageError
+from presage_platform.errors import LockedError, UsageError
 from presage_platform.postgres.connection import open_database
 from presage_platform.settings import Settings
 from tests.lib.health_record import ACSN, MRN, UID_SYSTEM, HealthRecordBuilder
@@ -335,29 +335,3 @@ def test_i78_two_links_at_once_are_refused(
         other.execute("SELECT pg_advisory_xact_lock(%s)", (module._LOCK,))
         with pytest.raises(LockedError):
             link_studies(settings)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "is empty"),
-        (b"\xef\xbb\xbfstudy_uid,person_id\n", "byte order mark"),
-        (b"study_uid;person_id\n1;2\n", "semicolons"),
-        (b"study_uid,name\n1,Trillian\n", "0 columns name the person"),
-        (b"study_uid,patient_id,person_id\n1,2,3\n", "2 columns name the image"),
-        (b"study_uid,person_id\n1,2\n1,2,Trillian\n", "line 3: has 3 columns, the header 2"),
-        (b"study_uid,person_id\nTrillian,\n", "line 2 column 2: is empty"),
-        (b"study_uid,person_id\n1,\xff\n", "line 2: is not UTF-8"),
-        (b'study_uid,person_id\n"1,Trillian\n', "quotes do not close"),
-    ],
-)
-def test_i100_a_bad_mapping_names_file_line_and_remedy_and_no_content(
-    settings: Settings, tmp_path: Path, content: bytes, words: str
-) -> None:
-    path = tmp_path / "map.csv"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=words) as caught:
-        link_studies(settings, map_file=path)
-    assert "map.csv" in str(caught.value) and "Trillian" not in str(caught.value)
-    with pytest.raises(InputError, match="cannot be read"):
-        link_studies(settings, map_file=tmp_path / "absent.csv")

@@ -1,6 +1,11 @@
 -- linking/sql/add_resource.sql: a study as the resource from which its CDM rows come.
 -- why:     origin rows need a resource; a study has no file of its own
--- params:  resource_no bigint, study_id text, hash bytea, policy text, version text, run_no bigint
+-- params:  resource_no bigint, study as a resource
+--          study_id text, study as id of a resource
+--          hash bytea, of the study UID
+--          run_no bigint, run that writes
+--          policy text, hash of the link settings
+--          version text, version of linking
 -- returns: nothing
 INSERT INTO resource (resource_no, source_no, resource_type, resource_id, state, content_hash, transform_no,
                       run_no, file_no, byte_offset)

@@ -1,6 +1,9 @@
 -- linking/sql/complete_image.sql: a series that the health record knows already.
 -- why:     one row a series: what the record says stays, what it leaves open is filled
--- params:  id, visit_id bigint; local_path text; modality_id integer
+-- params:  local_path text, series:<series_key>
+--          visit_id bigint, visit_occurrence_id or null
+--          modality_id integer, concept, 0 = none
+--          id bigint, image_occurrence of the record
 -- returns: nothing; a row that is already so is not touched
 UPDATE image_occurrence AS i
 SET local_path = %(local_path)s,

@@ -1,6 +1,8 @@
 -- linking/sql/count_unmapped.sql: the count of an unmapped code from its uses.
 -- why:     running twice must not count twice
--- params:  system, code, reason text
+-- params:  system text, code system
+--          code text, code
+--          reason text, word of the closed list
 -- returns: nothing; a row that is already so is not touched
 UPDATE unmapped_code AS c
 SET count = used.total

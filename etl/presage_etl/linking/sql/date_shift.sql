@@ -7,7 +7,8 @@ WITH pairs AS (
     FROM study_link AS l
     JOIN image_study AS s ON s.study_id = l.study_id
     JOIN procedure_occurrence AS p ON p.procedure_occurrence_id = l.procedure_occurrence_id
-    WHERE p.procedure_source_value IS DISTINCT FROM 'presage:imaging'
+    WHERE NOT EXISTS (SELECT 1 FROM origin AS o
+                      WHERE o.table_no = 7 AND o.row_id = p.procedure_occurrence_id AND o.flags = 'synthetic')
 ),
 persons AS (
     SELECT person_id, count(*) AS num_pairs, percentile_cont(0.5) WITHIN GROUP (ORDER BY days) AS median_days,

@@ -1,6 +1,6 @@
 -- linking/sql/modalities.sql: DICOM modality codes as concepts.
 -- why:     concept ids differ between releases, so that they are looked up by code
--- params:  codes text[]
+-- params:  codes text[], DICOM codes
 -- returns: one row a known code; a standard concept it maps to before its own
 SELECT DISTINCT ON (c.concept_code) c.concept_code,
        coalesce(t.concept_id, c.concept_id) AS concept_id

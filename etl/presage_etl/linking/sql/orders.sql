@@ -1,6 +1,7 @@
 -- linking/sql/orders.sql: rows of the health record that stand under an accession number or a study UID.
 -- why:     an ImagingStudy, order, report or procedure names the images by these identifiers
--- params:  keys text[], keyed hashes of accession numbers and study UIDs; uids text[], study UIDs
+-- params:  keys text[], keyed hashes
+--          uids text[], DICOM UIDs
 -- returns: one row a CDM row: hash or uid, system, type of resource, person, procedure where it is one
 WITH named AS (
     SELECT i.value_hmac AS key, i.system, r.resource_no, r.resource_type

@@ -1,6 +1,7 @@
 -- linking/sql/patients.sql: the person behind each Patient resource that a key could name.
 -- why:     merged records lead to the surviving person, so that chains of replaced patients are followed to their end
--- params:  keys text[], keyed hashes of identifiers; ids text[], logical ids of Patients
+-- params:  ids text[], logical ids of Patients
+--          keys text[], keyed hashes
 -- returns: one row a (resource, identifier): id, hash, system, validity, person; without identifier for hits by id only
 WITH RECURSIVE named AS (
     SELECT r.resource_no, r.source_no, r.resource_id

@@ -1,7 +1,14 @@
 -- linking/sql/put_image.sql: one series of a linked study.
 -- why:     the CDM's view of the images
--- params:  id, person_id, procedure_id, visit_id bigint; local_path, study_uid, series_uid text; day date;
---          modality_id integer
+-- params:  id bigint, id of the row
+--          person_id bigint, person
+--          procedure_id bigint, procedure_occurrence_id
+--          visit_id bigint, visit_occurrence_id or null
+--          local_path text, series:<series_key>
+--          day date, calendar date as written
+--          study_uid text, DICOM UID
+--          series_uid text, DICOM UID
+--          modality_id integer, concept, 0 = none
 -- returns: nothing; a row that is already so is not touched
 INSERT INTO image_occurrence AS i
        (image_occurrence_id, person_id, procedure_occurrence_id, visit_occurrence_id, local_path,

@@ -1,6 +1,13 @@
 -- linking/sql/put_link.sql: a study and its person.
 -- why:     labels, rows of the CDM and predictions find the person of a study here
--- params:  study_id, person_id, procedure_id, visit_id, run_no bigint; class, confidence text; evidence jsonb
+-- params:  study_id bigint, study
+--          person_id bigint, person
+--          class text, kind of the strongest key
+--          confidence text, high, medium or low
+--          evidence jsonb, all evidence, strongest first
+--          procedure_id bigint, procedure_occurrence_id
+--          visit_id bigint, visit_occurrence_id or null
+--          run_no bigint, run that writes
 -- returns: nothing; a row that is already so is not touched
 INSERT INTO study_link AS l
        (study_id, person_id, link_class, confidence, evidence, procedure_occurrence_id, visit_occurrence_id, run_no)

@@ -1,6 +1,13 @@
 -- linking/sql/put_procedure.sql: the synthetic procedure of a study that the health record does not know.
 -- why:     image_occurrence requires a procedure
--- params:  id, person_id, concept_id, type_id, visit_id bigint; day date; moment timestamp; source text
+-- params:  id bigint, id of the row
+--          person_id bigint, person
+--          concept_id bigint, procedure concept
+--          day date, calendar date as written
+--          moment timestamp, time in the declared zone, or null
+--          type_id bigint, type concept
+--          visit_id bigint, visit_occurrence_id or null
+--          source text, source value
 -- returns: nothing; a row that is already so is not touched
 INSERT INTO procedure_occurrence AS p
        (procedure_occurrence_id, person_id, procedure_concept_id, procedure_date, procedure_datetime,

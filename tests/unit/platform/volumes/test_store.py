@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -312,3 +313,18 @@ def test_i63_a_changed_rank_changes_the_index_and_no_shard(tmp_path: Path) -> No
     table = pq.read_table(tmp_path / "s" / "index.parquet")
     assert table.column("rank").to_pylist() == [1, 2, 1] and table.schema.equals(INDEX_SCHEMA)
     assert shards.items() <= store_bytes(tmp_path / "s").items() and verify_store(tmp_path / "s").ok
+
+
+def test_i69_a_volume_written_as_nifti_reads_back_equal(tmp_path: Path) -> None:
+    import nibabel
+
+    from presage_platform.volumes.export import export_nifti
+
+    affine = np.array([[1.5, 0.1, 0, -20.25], [-0.1, 1.5, 0, 7.5], [0, 0, 2.0, 3.125], [0, 0, 0, 1]])
+    with StoreWriter(tmp_path / "s", RECIPE) as writer:
+        writer.add(dataclasses.replace(record(3, RECIPE), affine_ras=affine))
+    store = Store.open(tmp_path / "s")
+    image = nibabel.load(export_nifti(store, store.ids[0], tmp_path / "out"))
+    assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), store[store.ids[0]].array)
+    assert np.allclose(image.affine, affine, atol=1e-6) and np.allclose(image.get_qform(), affine, atol=1e-6)
+    assert image.header.get_data_dtype() == np.int16
