@@ -30,6 +30,8 @@ SITES = ("location", "care_site", "provider", "person")
 EVENTS = tuple(name for name in STAGED if name not in (*SITES, "death"))
 WITH_VISITS = tuple(name for name in EVENTS if "visit_occurrence_id" in row_table(name).references)
 
+VISIT_TABLES = frozenset(VISITS)
+
 Payloads = Callable[[set[int]], Iterable[tuple[int, bytes]]]
 """Reads resources once more, by their stage numbers: (stage_no, zstd payload)."""
 
@@ -63,6 +65,8 @@ class _Merge:
         self.connection, self.load, self.payloads = connection, load, payloads
         self.cursor = psycopg.ClientCursor(connection)
         self.rows = RowMerge(self.cursor, load.run_no, load.source_no, load.is_first)
+        self.filled = self._filled_stages()
+        self.active: frozenset[str] = frozenset()
 
     def run(self) -> Merged:
         if not self.load.is_first:
@@ -85,10 +89,23 @@ class _Merge:
     def _source(self) -> dict[str, Any]:
         return {"source_no": self.load.source_no}
 
+    def _filled_stages(self) -> frozenset[str]:
+        """Return the stage tables that hold rows: the others need not be looked at again."""
+        asked = [
+            sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(sql.Literal(stage), sql.Identifier(stage))
+            for stage in stage_tables()
+        ]
+        self.cursor.execute(sql.SQL(" UNION ALL ").join(asked))
+        return frozenset(row[0] for row in self.cursor.fetchall())
+
+    def _filled(self, names: Iterable[str]) -> list[RowTable]:
+        """Return those of the named CDM tables for which rows are staged."""
+        return [row_table(name) for name in names if row_table(name).stage in self.filled]
+
     # --- references ---
 
     def _find_references(self) -> None:
-        for stage in stage_tables():
+        for stage in sorted(self.filled):
             self.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(stage)))
         self._run("rank_copies")
         self._run("find_candidates", **self._source)
@@ -130,14 +147,14 @@ class _Merge:
             "INSERT INTO dying SELECT stage_no, 'link-cycle', 'Patient.link', NULL FROM alias_cycle ON CONFLICT DO NOTHING"
         )
         self._run("find_cycles", **self._source)
-        for name in ROW_TABLES:
-            if "person_id" in row_table(name).references:
-                self.cursor.execute(_PERSON_MISSING.format(stage=sql.Identifier(row_table(name).stage)))
+        for table in self._filled(ROW_TABLES):
+            if "person_id" in table.references:
+                self.cursor.execute(_PERSON_MISSING.format(stage=sql.Identifier(table.stage)))
         self.cursor.execute("DELETE FROM found WHERE stage_no IN (SELECT stage_no FROM dying)")
         self._run("encounter_starts", **self._source)
         self._run("births")
-        for name in ROW_TABLES:
-            self._fill_dates(row_table(name))
+        for table in self._filled(ROW_TABLES):
+            self._fill_dates(table)
         self.cursor.execute("DELETE FROM found WHERE stage_no IN (SELECT stage_no FROM dying)")
 
     def _fill_dates(self, table: RowTable) -> None:
@@ -182,20 +199,35 @@ class _Merge:
             "FROM found AS f LEFT JOIN kept AS k ON k.stage_no = f.stage_no"
         )
 
+        self._find_active()
+
+    def _find_active(self) -> None:
+        """Find the tables that this run may write: rows are staged, or a resource that is written again has some."""
+        names = {number: name for name, number in TABLE_NUMBERS.items()}
+        self.cursor.execute(
+            "SELECT DISTINCT o.table_no FROM kept AS k JOIN origin AS o ON o.resource_no = k.resource_no WHERE NOT k.is_new"
+        )
+        held = {names[row[0]] for row in self.cursor.fetchall()}
+        self.active = frozenset({table.name for table in self._filled(ROW_TABLES)} | held)
+
     # --- rows ---
 
     def _write_sites_and_persons(self) -> None:
         self._fan_out_medications()
-        for name in STAGED:
+        for name in self._active(STAGED):
             if name != "death":
                 self.rows.assign_ids(name)
         self._run("addresses", last_id=self.rows.last_id("location"))
         self._write_addresses()
         self._find_own_rows()
         for name in SITES:
-            self.rows.write(name)
+            if name in self.active:
+                self.rows.write(name)
             self._look_up(name)
         self._write_deaths()
+
+    def _active(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name in self.active]
 
     def _look_up(self, name: str) -> None:
         """Make `ref_<table>`: the id of each named row of a table that is now complete."""
@@ -218,7 +250,7 @@ class _Merge:
 
     def _find_own_rows(self) -> None:
         """Find the rows of the same resource that staged rows name by slot."""
-        tables = [row_table(name) for name in (*SITES, *EVENTS)]
+        tables = [row_table(name) for name in self._active((*SITES, *EVENTS))]
         wanted = [
             sql.SQL("SELECT stage_no, {c} AS ref FROM {stage} WHERE starts_with({c}, 'slot:')").format(
                 c=sql.Identifier(column), stage=sql.Identifier(table.stage)
@@ -240,14 +272,16 @@ class _Merge:
             ).format(number=sql.Literal(table.number), ids=sql.Identifier(f"ids_{table.name}"))
             for table in tables
         ]
-        statement = sql.SQL("CREATE TEMP TABLE slot_row ON COMMIT DROP AS {} UNION ALL {}")
-        self.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join(owned), _OWN_ADDRESSES))
+        statement = sql.SQL("CREATE TEMP TABLE slot_row ON COMMIT DROP AS {}")
+        self.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join([*owned, _OWN_ADDRESSES.format()])))
         self.cursor.execute(
             "CREATE TEMP TABLE slot_event ON COMMIT DROP AS SELECT DISTINCT ON (stage_no, ref) stage_no, ref, row_id "
             "FROM slot_row ORDER BY stage_no, ref, table_no; ANALYZE slot_row; ANALYZE slot_event"
         )
 
     def _fan_out_medications(self) -> None:
+        if not {"stage_drug_exposure", "stage_medication"} & self.filled:
+            return
         self._run("medications")
         table = row_table("drug_exposure")
         replaced = {
@@ -273,10 +307,21 @@ class _Merge:
 
     def _write_deaths(self) -> None:
         """One death a person: the source that came first stays (E48)."""
-        self._run("deaths")
-        self.rows.write("death")
+        if "death" in self.active:
+            self._run("deaths")
+            self.rows.write("death")
 
     def _write_visits(self) -> None:
+        """Work out visits and details of the Encounters of this run, and of those they hang together with."""
+        if VISIT_TABLES & self.active:
+            self._place_encounters()
+        self._run("ref_visits")
+        self.cursor.execute("ANALYZE ref_visit")
+        if VISIT_TABLES & self.active:
+            self._move_events()
+            self._run("pending_visits", **self._source)
+
+    def _place_encounters(self) -> None:
         self._run("old_places", **self._source)
         self._run("write_encounters", **self._source)
         merge_emergency = self.load.policies["ed_to_inpatient"] == "merge"
@@ -292,10 +337,6 @@ class _Merge:
         self.rows.write("visit_detail")
         for name in reversed(VISITS):
             self.rows.delete_vanished(name)
-        self._run("ref_visits")
-        self.cursor.execute("ANALYZE ref_visit")
-        self._move_events()
-        self._run("pending_visits", **self._source)
 
     def _move_events(self) -> None:
         """Let events follow an Encounter that stands elsewhere now (E20, E52)."""
@@ -316,13 +357,13 @@ class _Merge:
 
     def _write_events(self) -> None:
         for name in EVENTS:
-            self.rows.write(name)
+            if name in self.active:
+                self.rows.write(name)
             if name == "procedure_occurrence":
                 self._look_up(name)
+        for name in self._active(("care_site", "provider", "person", *EVENTS)):
             self.rows.remember_pending(name)
-        for name in ("care_site", "provider", "person"):
-            self.rows.remember_pending(name)
-        for name in reversed((*SITES, "death", *EVENTS)):
+        for name in reversed(self._active((*SITES, "death", *EVENTS))):
             if name != "person":
                 self.rows.delete_vanished(name)
 
@@ -330,10 +371,12 @@ class _Merge:
 
     def _finish_references(self) -> None:
         self._complete_pending()
-        self._run("diagnosis_roles", **self._source)
+        if {"condition_occurrence", *VISITS} & self.active:
+            self._run("diagnosis_roles", **self._source)
         self._run("identifiers")
         self._run("long_values")
-        self._run("unmapped")
+        if "stage_unmapped" in self.filled or not self.load.is_first:
+            self._run("unmapped")
         self._run("touch_persons", run_no=self.load.run_no)
         self._run("preceding_visits", run_no=self.load.run_no)
         self._run("borrowed_dates", run_no=self.load.run_no)
@@ -436,7 +479,7 @@ _ADDRESS_ORIGINS = sql.SQL(
     "FROM address AS a JOIN kept AS k ON k.resource_no = a.resource_no WHERE a.is_new"
 )
 _OWN_ADDRESSES = sql.SQL(
-    "SELECT s.stage_no, 'slot:address', 16, a.row_id FROM stage_location AS s JOIN address AS a ON a.content = "
+    "SELECT s.stage_no, 'slot:address' AS ref, 16 AS table_no, a.row_id FROM stage_location AS s JOIN address AS a ON a.content = "
     "'address:' || concat_ws('|', coalesce(s.state, ''), coalesce(s.zip, ''), coalesce(s.country_source_value, '')) "
     "WHERE s.rule = 47"
 )
