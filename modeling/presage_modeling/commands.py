@@ -59,10 +59,13 @@ def embed_command(run: str, *, volumes: str | None, workspace: Path | None) -> E
 
 
 def find_run(settings: Settings, name: str) -> Path:
-    """Return a run folder from a path, or from a name below the workspace's `runs/` (with or without `runs/`)."""
+    """Return a run folder from a path, a name below the workspace's `runs/`, or the beginning of one name only."""
     candidates = [Path(name), settings.runs_dir / name, settings.workspace / name]
     for path in candidates:
         if (path / "recipe.toml").is_file():
             return path
     known = sorted(path.parent.name for path in settings.runs_dir.glob("*/recipe.toml"))
+    begun = [run for run in known if run.startswith(name)]
+    if len(begun) == 1:
+        return settings.runs_dir / begun[0]
     raise UsageError(f"no run `{name}`: expected one of {', '.join(known) or 'none; train one first'}")

@@ -43,6 +43,9 @@ recipes = ["tiny"]
 [labeling]
 k = {k}
 min_events = {min_events}
+
+[eval]
+synthetic = true
 """
 
 
