@@ -25,17 +25,20 @@ def planted_workspace(
     recipe: VolumeRecipe = SMALL,
     seed: int = 0,
     per_person: int = 1,
+    flat: bool = False,
 ) -> NDArray[np.float64]:
     """Write a volume store and a label store below `folder` and return the planted scores, shape = (num_studies, 2).
 
-    Score 0 is the size of a bright ball, score 1 the density of the background; task k follows score k % 2.
+    Score 0 is the size of a bright ball, score 1 the density of the background; task k follows score k % 2. `flat`
+    volumes hold air alone.
     """
     draw = np.random.default_rng(seed)
     scores = draw.normal(size=(num_studies, 2))
     (folder / "platform.toml").touch()
     with StoreWriter(store_folder(folder / "volumes", recipe), recipe) as writer:
         for study in range(num_studies):
-            writer.add(volume_record(study + 1, planted_volume(scores[study], recipe, draw), recipe))
+            volume = planted_volume(scores[study], recipe, draw)
+            writer.add(volume_record(study + 1, np.full_like(volume, -1024) if flat else volume, recipe))
     studies = [_study(number, scores[number], num_tasks, draw, per_person) for number in range(num_studies)]
     small_store(folder / "labels", studies, num_tasks=num_tasks, num_shards=2 if num_studies > 1 else 1)
     return scores

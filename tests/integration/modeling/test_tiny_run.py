@@ -21,7 +21,7 @@ from presage_modeling.adaptation import adapt_run
 from presage_modeling.commands import embed_command, train_command
 from presage_modeling.embedding import read_embeddings, read_encoder
 from presage_modeling.pretraining import RunReport, new_encoder, run_recipe
-from presage_platform.errors import InputError, LockedError, RecipeError, UsageError, VolumeRecipeError
+from presage_platform.errors import InputError, LimitError, LockedError, RecipeError, UsageError, VolumeRecipeError
 from presage_platform.labeling.store import LabelStore
 from presage_platform.runs import RunFolder
 from presage_platform.volumes.recipe import VolumeRecipe
@@ -151,6 +151,50 @@ def test_m45_accumulation_is_one_large_batch(planted: Path, finished: RunReport)
     np.testing.assert_allclose(
         [loss for _, loss, _ in losses(cut.path)], [loss for _, loss, _ in losses(whole.path)], rtol=1e-5
     )
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, calls: range | set[int]) -> None:
+    """Make the loss of some training steps (counted from 1) not a number."""
+    from presage_modeling.objectives import TimeToEvent
+
+    true_loss, seen = TimeToEvent.loss, [0]
+
+    def loss(self: TimeToEvent, *arguments: Any) -> tuple[torch.Tensor, float]:
+        value, clamped = true_loss(self, *arguments)
+        seen[0] += torch.is_grad_enabled()
+        return value * float("nan") if torch.is_grad_enabled() and seen[0] in calls else value, clamped
+
+    monkeypatch.setattr(TimeToEvent, "loss", loss)
+
+
+def test_m76_a_step_without_finite_loss_is_skipped_and_listed(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {3})
+    (report,) = train(planted, "seed=3", "schedule.epochs=1")
+    assert (report.facts["steps"], report.facts["skipped_steps"]) == (5, 1)
+    (line,) = (report.path / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2 and len(json.loads(line)["study_ids"]) == 16
+    encoder, _ = read_encoder(report.path, run_recipe(report.path))
+    assert all(torch.isfinite(parameter).all() for parameter in encoder.parameters())
+
+
+def test_m76_ten_in_a_row_stop_the_run(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, range(1, 1000))
+    with pytest.raises(LimitError, match="10 of the last 10 steps"):
+        train(planted, "seed=4", *EPOCHS)
+
+
+def test_m77_early_stopping_exists_and_is_off(planted: Path) -> None:
+    never_enough = ("validation.every_steps=1", "validation.patience=3", "validation.relative_improvement=1e6")
+    (report,) = train(planted, "seed=5", "schedule.epochs=2", *never_enough)
+    assert report.facts["steps"] == 10
+    (report,) = train(planted, "seed=5", "schedule.epochs=2", *never_enough, "validation.early_stopping=true")
+    assert report.facts["steps"] == 4
+
+
+def test_a_constant_volume_trains_without_a_division_by_zero(tmp_path: Path) -> None:
+    planted_workspace(tmp_path, num_studies=20, flat=True)
+    (report,) = train(tmp_path, "schedule.epochs=1")
+    assert report.facts["skipped_steps"] == 0 and np.isfinite(report.facts["valid_loss"])
 
 
 COMMAND = """
