@@ -22,6 +22,7 @@ START_S = 1_388_534_400  # 2014-01-01
 YEARS = 10
 DAY = 86_400
 VISIT_EVENTS = 40
+ZIPF = 1.1
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def generate(
     time = START_S + visit_day[visit_of] * DAY
     bare = rng.random(total) < 0.3
     time = np.where(bare, time, time + rng.integers(1, DAY, total))
-    concept = np.minimum(rng.zipf(1.1, total) - 1, 1 << 30) % num_concepts
+    weight = np.cumsum(np.arange(1, num_concepts + 1) ** -ZIPF)
+    concept = rng.permutation(num_concepts)[np.searchsorted(weight, rng.random(total) * weight[-1])]
     flags = rng.integers(0, 6, total).astype(np.uint8) | np.where(bare, 8, 0).astype(np.uint8)
     order = np.lexsort((concept, time, person))
     persons = first_person + np.arange(num_persons, dtype=np.int64)
