@@ -259,6 +259,7 @@ class _Merge:
             for column in table.references
             if column != "person_id"
         ]
+        wanted.insert(0, sql.SQL("SELECT NULL::bigint AS stage_no, NULL::text AS ref WHERE false").format())
         self.cursor.execute(
             sql.SQL(
                 "CREATE TEMP TABLE slot_wanted ON COMMIT DROP AS SELECT DISTINCT stage_no, ref FROM ({}) AS w"
