@@ -69,6 +69,7 @@ def register(
     """
     ordered = sorted(candidates, key=lambda one: (one.study_uid, one.series_key))
     with _transaction(database) as connection:
+        _align_study_ids(connection)
         _write(connection, image_study, "study_uid", _study_rows(ordered, run_no, timezone))
         ids = _study_ids(connection, {candidate.study_uid for candidate in ordered})
         rows = (_series_row(candidate, ids[candidate.study_uid], run_no) for candidate in ordered)
@@ -76,6 +77,12 @@ def register(
         _write_accessions(connection, ordered, ids)
         _retire_absent_series(connection, ordered, ids, run_no)
     return ids
+
+
+def _align_study_ids(connection: Connection) -> None:
+    """Go on after the last study: ids that a killed run took from the sequence were never seen by anybody."""
+    sequence = func.pg_get_serial_sequence(image_study.name, image_study.c.study_id.name)
+    connection.execute(select(func.setval(sequence, func.coalesce(func.max(image_study.c.study_id), 0) + 1, False)))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from presage_etl.dicom import ingest as ingest_module
+from presage_etl.dicom import registry
 from presage_etl.dicom.ingest import ingest
 from presage_etl.dicom.source import dicom_source
 from presage_platform.errors import InputError, VolumeRecipeError
@@ -154,6 +155,21 @@ def test_i18_study_ids_follow_the_study_uids_and_stay(settings: Settings, archiv
     assert first.items() <= later.items()
     new = sorted(uid for uid in later if uid not in first)
     assert [later[uid] for uid in new] == list(range(3, 3 + len(new)))
+
+
+def test_i18_a_run_that_died_while_it_minted_ids_leaves_no_gap(
+    settings: Settings, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: Any) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_write_accessions", die)
+        with pytest.raises(RuntimeError):
+            ingest([archive / "plain0", archive / "plain1"], settings, scan_only=True)
+    assert ledger(settings) == []
+    ingest([archive / "plain0", archive / "plain1"], settings, scan_only=True)
+    assert sorted(row[0] for row in ledger(settings) if isinstance(row[0], int)) == [1, 2]
 
 
 def test_i62_the_index_is_rebuilt_from_shards_and_ledger(settings: Settings, archive: Path) -> None:
