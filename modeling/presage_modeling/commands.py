@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from presage_modeling.data import ANY_RECIPE
 from presage_modeling.embedding import EmbedReport, embed_run
 from presage_modeling.objectives import ARMS
 from presage_modeling.pretraining import RunReport, resume_run, run_recipe, train_group, train_run
-from presage_modeling.recipe import read_recipe
+from presage_modeling.recipe import Recipe, read_recipe
 from presage_platform.errors import UsageError
 from presage_platform.labeling.store import open_labels
 from presage_platform.settings import Settings, read_settings
-from presage_platform.volumes.store import open_store
+from presage_platform.volumes.index import INDEX_NAME
+from presage_platform.volumes.recipe import VolumeRecipe, named_recipe
+from presage_platform.volumes.recipe import read_recipe as read_volume_recipe
+from presage_platform.volumes.store import Store, open_store
 
 ALL_ARMS = "all"
 
@@ -34,13 +38,15 @@ def train_command(
         if recipe is not None or assignments or arm is not None:
             raise UsageError("--resume takes recipe and arm from the run folder: leave out the recipe, --arm and --set")
         run_recipe(path)
-        opened = open_labels(settings, labels), open_store(settings, volumes)
-        return [resume_run(path, labels=opened[0], store=opened[1], allow_missing=allow_missing)]
+        opened = open_labels(settings, labels)
+        return [
+            resume_run(path, labels=opened, store=_store_of_run(settings, volumes, path), allow_missing=allow_missing)
+        ]
     if recipe is None:
         raise UsageError("name a recipe, for example `platform train tiny`, or a run with --resume")
     arms = ARMS if arm == ALL_ARMS else (arm,)
     recipes = [read_recipe(recipe, [*assignments, *([f"objective.arm={name}"] if name else [])]) for name in arms]
-    store, label_store = open_store(settings, volumes), open_labels(settings, labels)
+    store, label_store = _store_of_recipe(settings, volumes, recipes[0]), open_labels(settings, labels)
     if arm == ALL_ARMS:
         return train_group(
             recipes, labels=label_store, store=store, runs_dir=settings.runs_dir, allow_missing=allow_missing
@@ -55,7 +61,26 @@ def embed_command(run: str, *, volumes: str | None, workspace: Path | None) -> E
     settings = read_settings(workspace)
     path = find_run(settings, run)
     run_recipe(path)
-    return embed_run(path, open_store(settings, volumes))
+    return embed_run(path, _store_of_run(settings, volumes, path))
+
+
+def _store_of_recipe(settings: Settings, volumes: str | None, recipe: Recipe) -> Store:
+    """Return the store that is asked for, else the one that the recipe's preprocessing made, else the only one."""
+    if volumes is None and recipe.input.volume_recipe != ANY_RECIPE:
+        return _store_made_by(settings, named_recipe(recipe.input.volume_recipe))
+    return open_store(settings, volumes)
+
+
+def _store_of_run(settings: Settings, volumes: str | None, run: Path) -> Store:
+    if volumes is None and (run / "volume_recipe.toml").is_file():
+        return _store_made_by(settings, read_volume_recipe(run / "volume_recipe.toml"))
+    return open_store(settings, volumes)
+
+
+def _store_made_by(settings: Settings, recipe: VolumeRecipe) -> Store:
+    """Return the store of a preprocessing recipe; when there is none, the only store, which says how it differs."""
+    made = (settings.volumes_dir / recipe.short_hash / INDEX_NAME).is_file()
+    return open_store(settings, recipe.short_hash if made else None)
 
 
 def find_run(settings: Settings, name: str) -> Path:

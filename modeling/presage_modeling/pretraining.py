@@ -188,6 +188,7 @@ def _write_inputs(
         "recipe": recipe.recipe_hash,
         "data": fingerprints,
         "labels": labels.manifest["inputs"],
+        "split": labels.manifest.get("split_id"),
         "guard": labels.manifest.get("guard"),
         "initial_weights": None,
         "environment": environment_fingerprint(),

@@ -17,7 +17,9 @@ import pytest
 
 from presage_platform.cli import run
 from presage_platform.errors import ExitCode
-from tests.lib.cohort import planted_workspace
+from presage_platform.volumes.recipe import named_recipe
+from presage_platform.volumes.store import StoreWriter, store_folder
+from tests.lib.cohort import SMALL, planted_workspace
 
 QUICK = [
     "encoder.widths=[4,4,4,4]",
@@ -119,6 +121,22 @@ def test_bad_input_is_one_line_and_an_exit_code(
     assert run([*arguments, "--workspace", str(folder)]) == code
     out, err = capsys.readouterr()
     assert out == "" and said in err and err.count("\n") == 1
+
+
+def test_m3_of_several_stores_the_run_finds_its_own(
+    planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(planted, folder, ignore=shutil.ignore_patterns("runs"))
+    with StoreWriter(store_folder(folder / "volumes", named_recipe("tiny")), named_recipe("tiny")):
+        pass
+    own = SMALL.short_hash
+    where = ["--workspace", str(folder)]
+    assert run(["train", "tiny", *options(), *where]) == ExitCode.INTEGRITY
+    assert own in capsys.readouterr().err  # both are listed
+    assert run(["train", "tiny", *options(), *where, "--arm", "base", "--volumes", own, "--json"]) == ExitCode.OK
+    name = Path(json.loads(capsys.readouterr().out)["run"]).name
+    assert run(["embed", name, *where]) == ExitCode.OK
 
 
 def torch_is_cuda() -> bool:
