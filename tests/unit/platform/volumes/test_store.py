@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from presage_platform.errors import ExitCode, LockedError, VolumeRecipeError, VolumeStoreError
+from presage_platform.errors import DiskFullError, ExitCode, LockedError, VolumeRecipeError, VolumeStoreError
 from presage_platform.volumes.index import INDEX_SCHEMA, read_index, read_manifest
 from presage_platform.volumes.record import HEADER_NBYTES
 from presage_platform.volumes.store import Store, StoreWriter
@@ -328,3 +329,19 @@ def test_i69_a_volume_written_as_nifti_reads_back_equal(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), store[store.ids[0]].array)
     assert np.allclose(image.affine, affine, atol=1e-6) and np.allclose(image.get_qform(), affine, atol=1e-6)
     assert image.header.get_data_dtype() == np.int16
+
+
+def test_i66_a_full_disk_is_said_and_leaves_the_store_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_store(tmp_path / "s", RECIPE, range(2))
+    before = store_bytes(tmp_path / "s")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(DiskFullError) as caught, StoreWriter(tmp_path / "s", RECIPE) as writer:
+            writer.add(record(5, RECIPE))
+    assert caught.value.exit_code is ExitCode.DISK_FULL
+    assert {name: data for name, data in store_bytes(tmp_path / "s").items() if not name.endswith(".tmp")} == before
+    assert len(fill_store(tmp_path / "s", RECIPE, [5])) == 3 and not list((tmp_path / "s").rglob("*.tmp"))
