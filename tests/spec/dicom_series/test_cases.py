@@ -60,7 +60,9 @@ def test_i22_case_03_one_uid_for_two_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_i22_case_03_two_slices_at_one_position_are_never_stacked(tmp_path: Path) -> None:
-    assert "1 slices repeat a position" in reasons_of("c03_same_position", tmp_path)
+    candidate = archive_of("c03_same_position", tmp_path).only
+    assert "duplicate_positions: 1 slices repeat a position" in candidate.reasons
+    assert candidate.geometry is None
 
 
 def test_i22_case_04_the_gap_is_named(tmp_path: Path) -> None:
