@@ -22,7 +22,7 @@ from sqlalchemy import Table, case, cast, func, literal_column, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TIMESTAMP, SmallInteger
 
-from presage_platform.errors import DatabaseError
+from presage_platform.errors import DatabaseError, InputError
 from presage_platform.labeling import side_tables
 from presage_platform.labeling.event import SECONDS_PER_DAY
 from presage_platform.labeling.first_occurrence import DATE_ONLY
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+MISSING = ("42P01", "42703", "42883", "42804")
+"""SQLSTATE of a missing table or column, or of one with another type."""
 EARLIEST_S = -(70 * 365 + 17) * SECONDS_PER_DAY
 """1900-01-01: an earlier date is a placeholder."""
 DEATH_CONCEPT = 4306655
@@ -236,6 +238,10 @@ def _arrow_connection(database: Database, state: str) -> Iterator[Any]:
             yield cursor
             cursor.execute("ROLLBACK")
     except Error as error:
+        if error.sqlstate in MISSING:
+            raise InputError(
+                "cdm: a table or column that makes events is missing or of another type: run `platform db upgrade`"
+            ) from None
         raise DatabaseError(
             f"database: reading events failed (SQLSTATE {error.sqlstate or 'none'}): check that the schema is complete "
             "with `platform doctor`"

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,13 @@ from presage_platform.errors import IntegrityError, SettingsError
 from presage_platform.labeling import exclusions, selection
 from presage_platform.labeling.attrition import attrition, attrition_text
 from presage_platform.labeling.bins import Bins, base_rates, explicit_edges, fit_bins, quantile_edges
-from presage_platform.labeling.covariates import covariates, sites
+from presage_platform.labeling.covariates import covariates
 from presage_platform.labeling.event import INCIDENT_ONLY
-from presage_platform.labeling.facts import index_facts
 from presage_platform.labeling.first_occurrence import count_tasks, label_shard
-from presage_platform.labeling.index import STUDIES_SCHEMA, IndexRows
 from presage_platform.labeling.ontology import ConceptTasks, ancestry, concept_tasks
-from presage_platform.labeling.semantics import IndexFacts, Policy, RiskWindows, prior_observation_days, risk_windows
-from presage_platform.labeling.splits import Split, keep_split, persons_hash, prove_no_overlap, split_persons
+from presage_platform.labeling.preparation import Prepared, prepare, studies_table
+from presage_platform.labeling.semantics import IndexFacts, Policy, RiskWindows
+from presage_platform.labeling.splits import keep_split, persons_hash, prove_no_overlap
 from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.store_writer import ShardLabels, label_sha256, write_label_store
 from presage_platform.labeling.timeline import Snapshot
@@ -65,25 +64,6 @@ class LabelReport:
         seconds = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         state = "found" if self.reused else "written"
         return f"{self.attrition_table}\n{numbers}\nlabels/{self.label_hash} {state} ({seconds})"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """Studies in row order with everything that the kernel needs to know of them."""
-
-    rows: IndexRows
-    shard: NDArray[np.int64]
-    facts: IndexFacts
-    visit_id: NDArray[np.int64]
-    windows: RiskWindows
-    policy: Policy
-    split: Split
-    site: list[str | None]
-
-    @property
-    def part(self) -> NDArray[np.uint8]:
-        """Split of each study."""
-        return self.split.of(self.rows.person_id)
 
 
 def make_labels(
@@ -172,30 +152,6 @@ def make_labels(
     _fill(report, LabelStore.open(folder))
     log.info("labels written", extra={"fields": {"studies": studies.num_rows, "tasks": tasks.num_rows}})
     return report, folder
-
-
-def prepare(rows: IndexRows, snapshot: Snapshot, settings: LabelingSettings) -> Prepared:
-    """Put studies in row order and find out when each is at risk."""
-    shard = snapshot.shards_of(rows.person_id)
-    order = np.lexsort((rows.study_id, rows.t0_s, rows.person_id, shard))
-    rows, shard = rows.take(order), shard[order]
-    histories = snapshot.histories()
-    facts, visit_id = index_facts(
-        rows.study_id,
-        rows.person_id,
-        rows.t0_s,
-        rows.t0_precision == 2,
-        histories,
-        bridge_days=settings.bridge_days,
-        grace_days=settings.grace_days,
-    )
-    tables = np.asarray(snapshot.table("concept_counts").column("tables"))
-    policy = Policy.of_task_set(settings, data_cut_s=snapshot.data_cut_s)
-    # A store has one risk start a study: one task fed by conditions moves it for all.
-    policy = replace(policy, fed_by_conditions=bool((tables & 1).any()))
-    site = sites(*snapshot.person_and_visit(rows.person_id, visit_id))
-    split = _split(rows, site, settings)
-    return Prepared(rows, shard, facts, visit_id, risk_windows(facts, policy), policy, split, site)
 
 
 def choose_tasks(
@@ -290,58 +246,10 @@ def run_kernel(snapshot: Snapshot, prepared: Prepared, ontology: ConceptTasks, s
     return [found[number] for number in range(snapshot.n_shards)]
 
 
-def studies_table(prepared: Prepared) -> pa.Table:
-    """Return the index as it is stored (columns of labeling L1)."""
-    rows, windows = prepared.rows, prepared.windows
-    _, number, count = np.unique(rows.person_id, return_inverse=True, return_counts=True)
-    start = np.concatenate([[True], rows.person_id[1:] != rows.person_id[:-1]])
-    position = np.arange(len(rows.person_id))
-    columns = {
-        "study_id": rows.study_id,
-        "person_id": rows.person_id,
-        "t0": rows.t0_s,
-        "t0_precision": rows.t0_precision,
-        "t0_source": rows.t0_source,
-        "visit_occurrence_id": pa.array(prepared.visit_id, pa.int64(), mask=prepared.visit_id < 0),
-        "site": prepared.site,
-        "scan_rank": position - np.maximum.accumulate(np.where(start, position, 0)) + 1,
-        "n_scans": count[number],
-        "split": prepared.part,
-        "prior_obs_days": prior_observation_days(prepared.facts),
-        "entry_s": windows.entry_s,
-        "end_s": windows.end_s,
-        "end_cause": windows.end_cause,
-        "death_s": windows.death_s,
-        "death_end_s": windows.death_end_s,
-        "mask": windows.mask,
-    }
-    arrays = [
-        values if isinstance(values, pa.Array) else pa.array(values, STUDIES_SCHEMA.field(name).type)
-        for name, values in columns.items()
-    ]
-    return pa.table(arrays, schema=STUDIES_SCHEMA)
-
-
 def semantics_json(policy: Policy, settings: LabelingSettings) -> dict[str, Any]:
     """Return every setting that the labels depend on beside their inputs."""
     names = ("bridge_days", "grace_days", "max_levels", "bins", "mode", "k", "min_events")
     return {**policy.to_json(), **{name: getattr(settings, name) for name in names}}
-
-
-def _split(rows: IndexRows, site: list[str | None], settings: LabelingSettings) -> Split:
-    persons, first = np.unique(rows.person_id, return_index=True)
-    group: list[Any] | None = None
-    if settings.split_method == "site":
-        group = [site[i] for i in first.tolist()]
-    elif settings.split_method == "date":
-        group = [int(rows.t0_s[i]) // 86_400 for i in first.tolist()]
-    return split_persons(
-        persons,
-        seed=settings.split_seed,
-        fractions=settings.split_fractions,
-        method=settings.split_method,
-        group=group,
-    )
 
 
 def _rates(

@@ -10,22 +10,29 @@ sentinel and no zero time exists. Horizons are applied here, by the reader, and 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from presage_platform.errors import LabelStoreError
 from presage_platform.labeling.bins import Bins
-from presage_platform.labeling.event import INCIDENT_ONLY, SECONDS_PER_DAY, Event
 from presage_platform.labeling.store_writer import (
     LAYOUT_VERSION,
     SCALARS,
     ShardLabels,
     write_label_store,
+)
+from presage_platform.labeling.views import (
+    LabelBatch,
+    Risk,
+    TaskView,
+    clip_view,
+    outcome_view,
+    set_view,
+    view_mask,
 )
 
 if TYPE_CHECKING:
@@ -35,85 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelBatch", "LabelStore", "Risk", "ShardLabels", "TaskView", "open_labels", "write_label_store"]
 
-Risk = Literal["next", "incident"]
 Rows = NDArray[np.int64] | slice | list[int] | range
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelBatch:
-    """Labels of some studies, in the order that was asked for. n = studies, K = tasks, nnz = stored events.
-
-    Attributes
-    ----------
-    indptr : int64, shape = (n + 1,)
-        Study i has its events at `indptr[i]:indptr[i + 1]`.
-    task : uint16 or uint32, shape = (nnz,)
-        Ascending within a study (torch has little arithmetic on uint16: widen with `.astype(np.int32)`).
-    time : int32, shape = (nnz,)
-        Seconds from t0 to the first event after the risk start; `entry < time <= end`.
-    prevalent : uint8, shape = (n, ceil(K / 8))
-        Bit k & 7 of byte k >> 3: task k happened at or before the risk start. Stored alike for both views: under
-        ``"next"`` a prevalent pair stays at risk, under ``"incident"`` it leaves and its stored time is ignored.
-    entry, end : int32, shape = (n,)
-        Seconds from t0 to the risk start and to the end of follow-up.
-    end_cause : uint8, shape = (n,)
-        `Event.CENSORED` or `Event.COMPETING` (death).
-    death : int32, shape = (n,)
-        Seconds from t0 to death; -1 = none known.
-    mask : uint16, shape = (n,)
-        Bits of `Mask` that apply in this view; not 0 = the study is out.
-    visit_indptr, visit_task : as indptr and task
-        Tasks recorded in the visit that holds t0, or on its day where there is none.
-    risk : str
-        The view these rows were read in.
-    """
-
-    indptr: NDArray[np.int64]
-    task: NDArray[Any]
-    time: NDArray[np.int32]
-    prevalent: NDArray[np.uint8]
-    entry: NDArray[np.int32]
-    end: NDArray[np.int32]
-    end_cause: NDArray[np.uint8]
-    death: NDArray[np.int32]
-    mask: NDArray[np.uint16]
-    visit_indptr: NDArray[np.int64]
-    visit_task: NDArray[Any]
-    risk: Risk
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TaskView:
-    """One task over all studies, one row a study, in the order of `studies`.
-
-    Attributes
-    ----------
-    study_id : int64
-    time_s : int32
-        Seconds from the task's clock to the event, or to the end of follow-up.
-    cause : uint8
-        Codes of `Event`.
-    at_risk : bool
-        Neither masked nor (incident view) prevalent; other rows have no meaningful time.
-    entry_s : int32
-        Seconds from the task's clock to the risk start.
-    prevalent : bool
-    mask : uint16
-        Bits of `Mask` that apply in this view.
-    window_label : int8 or None
-        Of a task with a window: 1, 0, or -1 = unknown.
-    risk : str
-    """
-
-    study_id: NDArray[np.int64]
-    time_s: NDArray[np.int32]
-    cause: NDArray[np.uint8]
-    at_risk: NDArray[np.bool_]
-    entry_s: NDArray[np.int32]
-    prevalent: NDArray[np.bool_]
-    mask: NDArray[np.uint16]
-    window_label: NDArray[np.int8] | None
-    risk: Risk
 
 
 class LabelStore:
@@ -199,8 +128,6 @@ class LabelStore:
         LabelStoreError
             If the store holds no such task.
         """
-        from presage_platform.labeling.views import outcome_view, set_view
-
         if name in self._task_number:
             view = set_view(self, self._task_number[name], risk)
         elif (self.path / "outcomes" / f"{name}.parquet").is_file():
@@ -211,7 +138,7 @@ class LabelStore:
                 f"label store {self.label_hash} has no task `{name}`: expected one of the {self.num_tasks} tasks of "
                 f"its set (concept:<id>) or an outcome ({known})"
             )
-        return view if horizon_days is None else _clip(view, horizon_days)
+        return view if horizon_days is None else clip_view(view, horizon_days)
 
     def array(self, shard: int, name: str) -> NDArray[Any]:
         """Return one memory-mapped array of a shard (names: `SHARD_ARRAYS`, `SCALARS`)."""
@@ -303,32 +230,6 @@ def open_labels(settings: Settings, label_hash: str | None = None) -> LabelStore
             f"label store {label_hash or ''} not found (found: {found}): make one with `platform label`"
         )
     raise LabelStoreError(f"{len(fitting)} label stores fit ({', '.join(fitting)}): name one with --labels")
-
-
-def view_mask(mask: NDArray[np.uint16], risk: Risk) -> NDArray[np.uint16]:
-    """Return the mask bits that apply in a view."""
-    if risk == "incident":
-        return mask
-    if risk == "next":
-        return mask & np.uint16(0xFFFF ^ INCIDENT_ONLY)
-    raise ValueError(f"risk must be `next` or `incident`, found `{risk}`")
-
-
-def _clip(view: TaskView, horizon_days: float) -> TaskView:
-    """Censor what comes after the horizon; an event at the horizon itself counts."""
-    horizon_s = round(horizon_days * SECONDS_PER_DAY)
-    beyond = view.time_s > horizon_s
-    return TaskView(
-        study_id=view.study_id,
-        time_s=np.where(beyond, horizon_s, view.time_s).astype(np.int32),
-        cause=np.where(beyond, np.uint8(Event.CENSORED), view.cause).astype(np.uint8),
-        at_risk=view.at_risk & (view.entry_s < horizon_s),
-        entry_s=view.entry_s,
-        prevalent=view.prevalent,
-        mask=view.mask,
-        window_label=view.window_label,
-        risk=view.risk,
-    )
 
 
 def _empty_batch(store: LabelStore, risk: Risk) -> LabelBatch:

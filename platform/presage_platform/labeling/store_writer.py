@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -41,7 +42,7 @@ SCALAR_COLUMN = {
     "death_end": "death_end_s",
     "mask": "mask",
 }
-NO_SPACE = 28
+NO_SPACE = errno.ENOSPC
 ROWS_AT_ONCE = 512
 
 
@@ -109,7 +110,7 @@ def write_label_store(
     final = labels_dir / label_hash
     if (final / "manifest.json").is_file():
         return label_hash
-    partial = labels_dir / f"{label_hash}.partial"
+    partial = labels_dir / f"{label_hash}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         files = _write_files(partial, studies, tasks, bins, shards, covariates, attrition or {}, extra_files or {})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from presage_platform.errors import InputError, IntegrityError
+from presage_platform.errors import DiskFullError, InputError, IntegrityError
 from presage_platform.labeling.concept_counts import ConceptCounter
 from presage_platform.labeling.event import SECONDS_PER_DAY
 from presage_platform.labeling.facts import Histories, Intervals
 from presage_platform.labeling.first_occurrence import DATE_ONLY, ShardEvents
 from presage_platform.labeling.hashing import NAME_DIGITS, hash_arrays, hash_json, hash_table
 from presage_platform.labeling.semantics import LAST_SECOND, POSTHUMOUS_DAYS
-from presage_platform.labeling.store_writer import write_json
+from presage_platform.labeling.store_writer import NO_SPACE, write_json
 
 LAYOUT_VERSION = 1
 EVENTS_A_SHARD = 4_000_000
@@ -135,7 +136,7 @@ def write_snapshot(
         Says, once the shards were taken, what was dropped and why; written beside, not part of the id.
     """
     timeline_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = timeline_dir / f"extraction-{id(shards):x}.partial"
+    partial = timeline_dir / f"extraction-{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700)
     try:
@@ -169,6 +170,10 @@ def write_snapshot(
         final = timeline_dir / snapshot_id
         if not final.exists():
             partial.rename(final)
+    except OSError as error:
+        if error.errno == NO_SPACE:
+            raise DiskFullError("disk: no space left while events were read; free some and run again") from None
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Snapshot.open(final)
@@ -285,7 +290,8 @@ class Snapshot:
 
     def _cache_arrays(self, number: int, folder: Path) -> None:
         shard = self._read_shard(number)
-        partial = folder.with_suffix(f".{id(shard):x}.partial")
+        partial = folder.with_suffix(f".{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         dense = np.searchsorted(self.concepts, shard.concept).astype(np.int32)
         arrays: tuple[NDArray[Any], ...] = (shard.person_id, shard.offset, dense, shard.time, shard.flags)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from presage_platform.errors import InputError, VocabularyError
+from presage_platform.errors import InputError
 from presage_platform.labeling.ontology import MAX_REPLACEMENTS, Vocabulary
 from presage_platform.labeling.statements import statement
 from presage_platform.postgres.bulk import copy_out
@@ -107,7 +107,7 @@ def _gather(
     reached = np.union1d(reached, _ids(mapping, "concept_id_2"))
     above = ancestors(reached)
     if above.num_rows == 0:
-        raise VocabularyError(
+        raise InputError(
             "cdm: concept_ancestor has no row for the concepts of this record, expected their hierarchy: load a "
             "vocabulary with `platform etl vocabulary`"
         )
