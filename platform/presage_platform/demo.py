@@ -174,12 +174,12 @@ def read_ceiling(hospital: Path) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(hospital / "truth" / "ceilings.parquet").to_pylist()
-    found = [row["estimate"] for row in rows if row["oracle"] == CEILING and row["metric"] == "harrell_c"]
+    found = [row["value"] for row in rows if row["arm"] == CEILING and row["metric"] == "harrell_c"]
     return {"harrell_c": sum(found) / len(found)} if found else {}
 
 
 COUNTS = {
-    "dead": "SELECT count(*) FROM dead_letter WHERE resolved_run IS NULL",
+    "dead": "SELECT count(*) FROM dead_letter WHERE resolved_by_run IS NULL",
     "linked": "SELECT count(*) FROM study_link",
     "studies": "SELECT count(*) FROM image_study",
     "quarantine": "SELECT count(*) FROM link_quarantine WHERE resolved_run IS NULL AND reason = %(name)s",

@@ -17,6 +17,7 @@ from typing import IO, Literal
 
 import zstandard
 
+from presage_etl.fhir.manifest import expand_manifests
 from presage_platform.errors import InputError
 
 Form = Literal["ndjson", "json", "empty", "unusable"]
@@ -45,16 +46,6 @@ class InputFile:
     """Largest calendar date of a `meta.lastUpdated` in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a bulk manifest says besides its files."""
-
-    extracted_on: str | None
-    counts: dict[Path, int]
-    errors: tuple[Path, ...]
-    deleted: tuple[Path, ...]
-
-
 def find_files(paths: Sequence[Path]) -> list[InputFile]:
     """Return the files of an export in the order of their paths, each read once for its hash and its ranges.
 
@@ -68,8 +59,10 @@ def find_files(paths: Sequence[Path]) -> list[InputFile]:
         if not path.exists():
             raise InputError(f"no FHIR resource found in {path} (looked for {LOOKED_FOR}): the path does not exist")
         found.extend(_walk(path) if path.is_dir() else [path])
+    listed, made_on = expand_manifests(sorted(set(found)))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        files = list(pool.map(_examine, sorted(set(found))))
+        files = list(pool.map(_examine, sorted(listed)))
+    files = [replace(file, last_updated=made_on.get(file.path, file.last_updated)) for file in files]
     _refuse_unusable(paths, files)
     return files
 
