@@ -321,7 +321,7 @@ def _write(result: dict[str, Any]) -> None:
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     hardware = f"{result['cores']}core"
-    path = folder / f"labeling_{result['events'] // 1_000_000}M_{hardware}_{day}.md"
+    path = folder / f"labeling_{result['events_asked'] // 1_000_000}M_{hardware}_{day}.md"
     times = result.get("times_faster_than_postgres")
     ratio = f", {times} times less than the set-based PostgreSQL statement, with the same bits"
     lines = [
