@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from presage_etl.synthetic import truth
 from presage_etl.synthetic.clock import DAY_S, YEAR_S, wall
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.latents import NUM_INVISIBLE, draw_gaussians, natural, score
-from presage_etl.synthetic.oracle import Covariates, risk_given_all, risk_given_image
+from presage_etl.synthetic.oracle import ARMS, Covariates, predictor_of
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.shards import Rows
 from presage_etl.synthetic.streams import Stage, stream
+from presage_platform.parallel import map_partitions
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-NUM_BLOCKS = 20
+BLOCK_PERSONS = 2000  # a concordance is counted within blocks: their spread is its standard error
 DAY_YEARS = DAY_S / YEAR_S
 ROUTINE_SHARE = 0.9  # of routine visits that are ambulatory, and so code what is pending
 CARE_SEEKING = 3
@@ -50,28 +53,37 @@ class Recorded:
     at_risk: Flags
 
 
-def write_ceilings(folder: Path, parameters: Parameters, model: Model) -> None:
+@dataclass(frozen=True)
+class CeilingTask:
+    """Work of one process: one headline task."""
+
+    parameters: Parameters
+    model: Model
+    place: int
+
+
+def write_ceilings(folder: Path, parameters: Parameters, model: Model, *, workers: int | None = None) -> None:
     """Score both oracles on every headline task and write truth/ceilings."""
-    rng = stream(0, 1, Stage.CEILING)
+    tasks = [CeilingTask(parameters, model, place) for place in range(len(parameters.headline))]
+    found = dict(map_partitions(score_headline, tasks, workers=workers))
+    truth.write_table(folder, "ceilings", [row for place in sorted(found) for row in found[place]])
+
+
+def score_headline(task: CeilingTask) -> tuple[int, Rows]:
+    """Simulate one headline task and score both oracles on it."""
+    parameters, model = task.parameters, task.model
+    headline = parameters.headline[task.place]
+    rng = stream(0, task.place, Stage.CEILING)
     cohort = draw_cohort(parameters, model, rng, parameters.ceiling_persons)
+    outcome = recorded_outcome(parameters, model, cohort, headline.condition, rng)
+    share = round(float(outcome.event[outcome.at_risk].mean()), DECIMALS)
     rows: Rows = []
-    for headline in parameters.headline:
-        outcome = recorded_outcome(parameters, model, cohort, headline.condition, rng)
-        for arm, rule in (("oracle_risk", risk_given_all), ("oracle_image", risk_given_image)):
-            predictor = _blockwise(rule, model, headline.condition, cohort.known)
-            for metric, value, error in _score(outcome, predictor):
-                rows.append(
-                    {
-                        "task": headline.task,
-                        "arm": arm,
-                        "metric": metric,
-                        "value": round(value, DECIMALS),
-                        "se": round(error, DECIMALS),
-                        "num_persons": parameters.ceiling_persons,
-                        "event_share": round(float(outcome.event[outcome.at_risk].mean()), DECIMALS),
-                    }
-                )
-    truth.write_table(folder, "ceilings", rows)
+    for arm in ARMS:
+        predictor = predictor_of(arm, model, headline.condition, cohort.known)
+        for metric, value, error in _score(outcome, predictor):
+            row = {"task": headline.task, "arm": arm, "metric": metric, "value": round(value, DECIMALS)}
+            rows.append(row | {"se": round(error, DECIMALS), "num_persons": len(predictor), "event_share": share})
+    return task.place, rows
 
 
 def draw_cohort(parameters: Parameters, model: Model, rng: np.random.Generator, number: int) -> Cohort:
@@ -126,15 +138,26 @@ def recorded_outcome(
 
 
 def concordance(time: Floats, event: Flags, risk: Floats) -> float:
-    """Harrell's C over all comparable pairs; ties in risk count one half."""
+    """Harrell's C over all comparable pairs; ties in risk count one half, equal times are not compared."""
     order = np.argsort(time, kind="stable")
-    time, event, risk = time[order], event[order], risk[order]
-    concordant = comparable = 0.0
-    for place in np.flatnonzero(event):
-        later = risk[place + 1 :]
-        concordant += np.count_nonzero(risk[place] > later) + 0.5 * np.count_nonzero(risk[place] == later)
-        comparable += len(later)
-    return concordant / comparable if comparable else float("nan")
+    concordant, comparable = _count_pairs(time[order], event[order], risk[order])
+    return float(concordant / comparable) if comparable else float("nan")
+
+
+@njit(cache=True)
+def _count_pairs(time: Any, event: Any, risk: Any) -> tuple[float, float]:
+    concordant, comparable = 0.0, 0.0
+    for first in range(len(time)):
+        if not event[first]:
+            continue
+        for later in range(first + 1, len(time)):
+            if time[later] > time[first]:
+                comparable += 1.0
+                if risk[first] > risk[later]:
+                    concordant += 1.0
+                elif risk[first] == risk[later]:
+                    concordant += 0.5
+    return concordant, comparable
 
 
 def auroc(positive: Flags, risk: Floats) -> float:
@@ -158,25 +181,18 @@ def _delay(parameters: Parameters, model: Model, member: int, u_NU: Floats, rng:
     return np.asarray(found + billed)
 
 
-def _blockwise(rule: object, model: Model, condition: str, known: Covariates) -> Floats:
-    parts = []
-    for rows in np.array_split(np.arange(len(known.age)), max(len(known.age) // 5000, 1)):
-        part = Covariates(*(getattr(known, name)[rows] for name in known.__dataclass_fields__))
-        parts.append(rule(model, condition, part)[0])  # type: ignore[operator]
-    return np.concatenate(parts)
-
-
 def _score(outcome: Recorded, predictor: Floats) -> list[tuple[str, float, float]]:
     """C and AUROC at one year, each the mean over blocks of persons, with its standard error."""
     rows = np.flatnonzero(outcome.at_risk)
+    blocks = np.array_split(rows, max(len(rows) // BLOCK_PERSONS, 5))
     concordances, areas = [], []
-    for block in np.array_split(rows, NUM_BLOCKS):
+    for block in blocks:
         time, event, risk = outcome.time[block], outcome.event[block], predictor[block]
         concordances.append(concordance(time, event, risk))
         positive = event & (time <= 1.0)
         decided = positive | (time >= 1.0) | outcome.competing[block]
         areas.append(auroc(positive[decided], risk[decided]))
     return [
-        (name, float(np.nanmean(values)), float(np.nanstd(values, ddof=1) / np.sqrt(NUM_BLOCKS)))
+        (name, float(np.nanmean(values)), float(np.nanstd(values, ddof=1) / np.sqrt(len(blocks))))
         for name, values in (("harrell_c", concordances), ("auroc_365", areas))
     ]

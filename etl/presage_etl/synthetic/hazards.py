@@ -84,6 +84,13 @@ class Model:
         """Linear predictor of death, shape (N,), without the base rate."""
         return np.asarray(z_NZ @ self.death_beta + u_NU @ self.death_gamma + self.death_age * (age_N - 60.0) / 10.0)
 
+    def counts_for(self) -> list[list[int]]:
+        """For each leaf, the conditions for which its record counts: itself and its named parents."""
+        return [
+            [leaf, *(self.place[parent] for parent in about.parents if parent in self.place)]
+            for leaf, about in enumerate(self.leaves)
+        ]
+
     def members(self, condition: str) -> list[int]:
         """Leaves whose record counts for a condition: itself and its children."""
         return [self.place[condition]] + [i for i, leaf in enumerate(self.leaves) if condition in leaf.parents]
@@ -110,7 +117,7 @@ def build_model(parameters: Parameters) -> Model:
     leaves = [_named_leaf(index, c, parameters) for index, c in enumerate(conditions)]
     more, more_beta, more_gamma, more_age = _further_leaves(parameters)
     gamma = np.vstack([gamma, more_gamma]) * parameters.hazard.invisible_scale
-    beta = np.vstack([beta, more_beta])
+    beta = np.vstack([beta, more_beta]) * parameters.hazard.visible_scale
     age = np.concatenate([age, more_age])
     male = np.concatenate([male, np.zeros(len(more))])
     leaves += more

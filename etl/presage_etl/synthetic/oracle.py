@@ -38,9 +38,9 @@ Floats = NDArray[np.float64]
 
 HORIZONS_DAYS = (30.0, 180.0, 365.0)
 DAYS_PER_YEAR = 365.25
-NUM_NODES, NUM_NODES_IMAGE, NUM_DRAWS = 64, 12, 96
+NUM_NODES, NUM_NODES_IMAGE, NUM_DRAWS = 64, 12, 64
 DECIMALS = 9
-ARMS = ("oracle_risk", "oracle_image")
+BLOCK_STUDIES = 5000
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Covariates:
     male: Floats
     origin_years: Floats
     since_first_years: Floats  # years from the first scan, where the death clock starts
+
+    def rows(self, rows: NDArray[np.int64]) -> Covariates:
+        """Those of some studies."""
+        return Covariates(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 def onset_probability(
@@ -68,44 +72,70 @@ def onset_probability(
     return total
 
 
-def risk_given_all(model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
-    """Log rate of a condition and P at each horizon, knowing u; shapes (N,), (N, H)."""
+@dataclass(frozen=True)
+class Rates:
+    """Rates of a condition and of death, shape (N, M): M draws of u with their weight at the scan, or u itself."""
+
+    mu: Floats
+    nu: Floats
+    weight: Floats
+
+    def predictor(self) -> Floats:
+        """Log of the mean rate, shape (N,)."""
+        return np.asarray(np.log((self.weight * self.mu).sum(axis=1)))
+
+
+def rates_given_all(model: Model, condition: str, known: Covariates) -> Rates:
+    """Rates for the persons' own u."""
     nu = np.exp(model.death_log_rate + model.death_predictor(known.z, known.u, known.age))
     if condition == "death":
-        return np.log(nu), np.stack([1 - np.exp(-nu * h / DAYS_PER_YEAR) for h in HORIZONS_DAYS], axis=1)
-    eta = model.predictor(known.z, known.u, known.age, known.male)
-    members = model.members(condition)
-    mu = np.exp(model.log_rate[members] + eta[:, members]).sum(axis=1)
-    risks = [
-        onset_probability(mu, nu, model.kappa, known.origin_years, h / DAYS_PER_YEAR, NUM_NODES) for h in HORIZONS_DAYS
-    ]
-    return np.log(mu), np.stack(risks, axis=1)
+        mu = nu
+    else:
+        eta = model.predictor(known.z, known.u, known.age, known.male)
+        members = model.members(condition)
+        mu = np.exp(model.log_rate[members] + eta[:, members]).sum(axis=1)
+    return Rates(mu[:, None], nu[:, None], np.ones((len(mu), 1)))
 
 
-def risk_given_image(model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
-    """The same, knowing z, age and sex only; u is averaged among those alive and free of the condition at the scan."""
+def rates_given_image(model: Model, condition: str, known: Covariates) -> Rates:
+    """Rates for draws of u, weighted by the chance to be alive and free of the condition at the scan."""
     u_MU = stream(0, 0, Stage.ORACLE).standard_normal((NUM_DRAWS, NUM_INVISIBLE))
     nothing = np.zeros_like(known.u)
     log_nu = model.death_log_rate + model.death_predictor(known.z, nothing, known.age)
     nu = np.exp(log_nu[:, None] + (u_MU @ model.death_gamma)[None, :])
-    alive = np.exp(-nu * known.since_first_years[:, None])
+    weight = np.exp(-nu * known.since_first_years[:, None])
+    mu = nu
+    if condition != "death":
+        eta = model.predictor(known.z, nothing, known.age, known.male)
+        mu = np.zeros_like(nu)
+        for member in model.members(condition):
+            base = model.log_rate[member] + eta[:, member]
+            mu += np.exp(base[:, None] + (u_MU @ model.gamma[member])[None, :])
+        weight = weight * np.exp(-mu * known.origin_years[:, None] ** model.kappa)
+    return Rates(mu, nu, weight / weight.sum(axis=1, keepdims=True))
+
+
+RATES = {"oracle_risk": rates_given_all, "oracle_image": rates_given_image}
+ARMS = tuple(RATES)
+
+
+def predictor_of(arm: str, model: Model, condition: str, known: Covariates) -> Floats:
+    """Linear predictor of an oracle, shape (N,), in blocks of bounded memory."""
+    blocks = np.array_split(np.arange(len(known.age)), max(len(known.age) // BLOCK_STUDIES, 1))
+    return np.concatenate([RATES[arm](model, condition, known.rows(block)).predictor() for block in blocks])
+
+
+def risk_of(arm: str, model: Model, condition: str, known: Covariates) -> tuple[Floats, Floats]:
+    """Linear predictor, shape (N,), and P at each horizon, shape (N, H)."""
+    rates = RATES[arm](model, condition, known)
+    years = [days / DAYS_PER_YEAR for days in HORIZONS_DAYS]
     if condition == "death":
-        weight = alive / alive.sum(axis=1, keepdims=True)
-        died = [(weight * (1 - np.exp(-nu * h / DAYS_PER_YEAR))).sum(axis=1) for h in HORIZONS_DAYS]
-        return np.log((weight * nu).sum(axis=1)), np.stack(died, axis=1)
-    eta = model.predictor(known.z, nothing, known.age, known.male)
-    mu = np.zeros_like(nu)
-    for member in model.members(condition):
-        base = model.log_rate[member] + eta[:, member]
-        mu += np.exp(base[:, None] + (u_MU @ model.gamma[member])[None, :])
-    origin = known.origin_years[:, None]
-    weight = alive * np.exp(-mu * origin**model.kappa)
-    weight /= weight.sum(axis=1, keepdims=True)
-    risks = [
-        (weight * onset_probability(mu, nu, model.kappa, origin, h / DAYS_PER_YEAR, NUM_NODES_IMAGE)).sum(axis=1)
-        for h in HORIZONS_DAYS
-    ]
-    return np.log((weight * mu).sum(axis=1)), np.stack(risks, axis=1)
+        risks = [1 - np.exp(-rates.nu * horizon) for horizon in years]
+    else:
+        nodes = NUM_NODES if rates.mu.shape[1] == 1 else NUM_NODES_IMAGE
+        origin = known.origin_years[:, None]
+        risks = [onset_probability(rates.mu, rates.nu, model.kappa, origin, h, nodes) for h in years]
+    return rates.predictor(), np.stack([(rates.weight * risk).sum(axis=1) for risk in risks], axis=1)
 
 
 def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: Rows, persons: Rows) -> None:
@@ -114,10 +144,10 @@ def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: Row
     known_scans = [scan for scan in scans if scan["person"] in by_key]
     known = covariates(known_scans, by_key)
     studies = [scan["study"] for scan in known_scans]
-    for arm, rule in zip(ARMS, (risk_given_all, risk_given_image), strict=True):
+    for arm in ARMS:
         tables = []
         for headline in parameters.headline:
-            predictor, risk_NH = rule(model, headline.condition, known)
+            predictor, risk_NH = risk_of(arm, model, headline.condition, known)
             tables.append(_table(studies, headline.task, np.round(predictor, DECIMALS), np.round(risk_NH, DECIMALS)))
         truth.write_table(folder, arm, pa.concat_tables(tables))
 

@@ -77,6 +77,7 @@ class Hazard(Section):
     loss_years: float = Field(gt=0)
     informative_censoring: float
     invisible_scale: float
+    visible_scale: float = Field(gt=0)
     leaves: int = Field(ge=0)
     visible_share: Share
     leaf_risk: tuple[float, float]

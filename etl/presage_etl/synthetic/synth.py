@@ -94,6 +94,7 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
     write_tasks(folder / "tasks", parameters, model)
     (folder / "site.toml").write_text(site_toml(parameters), encoding="utf-8")
     _write_truth(folder / "truth", parameters, model, shards, images, orphans)
+    ceilings.write_ceilings(folder / "truth", parameters, model, workers=workers)
     counts = {
         "persons": parameters.patients,
         "resources": sum(number for shard in shards for number in shard.counts.values()),
@@ -219,7 +220,6 @@ def _write_truth(
     truth.write_table(folder, "true_labels", labels)
     truth.write_planted(folder)
     oracle.write_oracles(folder, parameters, model, tables["scans"], tables["persons"])
-    ceilings.write_ceilings(folder, parameters, model)
     truth.write_readme(folder)
 
 

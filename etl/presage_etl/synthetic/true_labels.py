@@ -79,21 +79,32 @@ def headline_labels(parameters: Parameters, model: Model, history: History, wind
 
 def concept_labels(model: Model, history: History, window: Window) -> list[Label]:
     """Labels of every leaf as a task of a task set: next event, from the scan on, no guard."""
-    times = record_times(history)
-    labels = []
+    counts_for = model.counts_for()
     end, by_death = _follow_up(window)
-    for leaf, about in enumerate(model.leaves):
-        members = model.members(about.name)
-        events = np.sort(np.concatenate([times[m] for m in members]))
-        after = events[(events > window.t0) & (events <= end)]
-        prevalent = bool(np.any(events <= window.t0))
-        state = EVENT if len(after) else COMPETING if by_death else CENSORED
-        if end <= window.t0:
-            state = MASKED
-        time = int(after[0]) - window.t0 if len(after) and state == EVENT else None
-        task = f"concept:{model.leaves[leaf].concept_id}"
-        labels.append(Label(task, "next", state, prevalent, time, max(end - window.t0, 0)))
-    return labels
+    first_after: dict[int, int] = {}
+    prevalent = set()
+    for diagnosis in history.diagnoses:
+        if diagnosis.leaf == NEVER:
+            continue
+        time = label_time(diagnosis)
+        for leaf in counts_for[diagnosis.leaf]:
+            if time <= window.t0:
+                prevalent.add(leaf)
+            elif time <= end:
+                first_after[leaf] = min(first_after.get(leaf, time), time)
+    otherwise = MASKED if end <= window.t0 else COMPETING if by_death else CENSORED
+    length = max(end - window.t0, 0)
+    return [
+        Label(
+            task=f"concept:{about.concept_id}",
+            view="next",
+            state=EVENT if leaf in first_after else otherwise,
+            prevalent=leaf in prevalent,
+            time_s=first_after[leaf] - window.t0 if leaf in first_after else None,
+            end_s=length,
+        )
+        for leaf, about in enumerate(model.leaves)
+    ]
 
 
 def record_times(history: History) -> dict[int, NDArray[np.int64]]:

@@ -85,7 +85,8 @@ def test_s12_the_named_conditions_have_their_codes_and_four_fifths_of_the_others
     assert len(further) == 240
     norms = np.linalg.norm(model.beta[further], axis=1)
     assert np.mean(norms > 0) == pytest.approx(0.8, abs=0.01)
-    assert np.all((norms == 0) | ((norms > 0.79) & (norms < 1.21)))
+    scaled = norms / read_parameters("demo").hazard.visible_scale
+    assert np.all((norms == 0) | ((scaled > 0.79) & (scaled < 1.21)))
     assert np.count_nonzero(model.beta[further], axis=1).max() <= 3
 
 

@@ -117,7 +117,7 @@ def known(number: int) -> oracle.Covariates:
 def test_s43_the_oracles_probability_is_that_of_a_simulation() -> None:
     model = build_model(tiny_parameters())
     one = known(1)
-    mu, risk = oracle.risk_given_all(model, "pleural_effusion", one)
+    mu, risk = oracle.risk_of("oracle_risk", model, "pleural_effusion", one)
     rng = np.random.Generator(np.random.Philox(10))
     origin = one.origin_years[0]
     onset = (origin**model.kappa + rng.exponential(size=400_000) / np.exp(mu[0])) ** (1 / model.kappa) - origin
@@ -132,11 +132,11 @@ def test_s43_without_invisible_effects_both_oracles_agree() -> None:
     """Pleural effusion has no coefficient on u: only the competing death differs, and little."""
     model = build_model(tiny_parameters())
     both = known(200)
-    given_all, _ = oracle.risk_given_all(model, "pleural_effusion", both)
-    given_image, _ = oracle.risk_given_image(model, "pleural_effusion", both)
+    given_all, _ = oracle.risk_of("oracle_risk", model, "pleural_effusion", both)
+    given_image, _ = oracle.risk_of("oracle_image", model, "pleural_effusion", both)
     np.testing.assert_allclose(given_all, given_image, atol=1e-9)
-    frail_all, _ = oracle.risk_given_all(model, "death", both)
-    frail_image, _ = oracle.risk_given_image(model, "death", both)
+    frail_all, _ = oracle.risk_of("oracle_risk", model, "death", both)
+    frail_image, _ = oracle.risk_of("oracle_image", model, "death", both)
     assert np.abs(frail_all - frail_image).max() > 0.3
 
 
