@@ -13,13 +13,16 @@ from presage_platform.options import Json, Workers, Workspace
 if TYPE_CHECKING:
     from presage_etl.fhir.report import LoadReport
 
-Policy = Annotated[list[str] | None, typer.Option("--policy", help="name=value, goes before platform.toml; repeatable.")]
+Policy = Annotated[
+    list[str] | None, typer.Option("--policy", help="name=value, goes before platform.toml; repeatable.")
+]
 MaxDead = Annotated[float, typer.Option("--max-dead", min=0, max=1, help="Share of dead letters that still exits 0.")]
 
 
 def etl_fhir(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="NDJSON files, Bundles, single resources, .gz, .zst, or folders of them.")
+        list[Path] | None,
+        typer.Argument(help="NDJSON files, Bundles, single resources, .gz, .zst, or folders of them."),
     ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Name of the origin of this export.")] = None,
     extracted_on: Annotated[
@@ -80,9 +83,7 @@ def etl_retry(
     from presage_platform.settings import read_settings
 
     choice = LetterChoice(reason, resource_type, run)
-    options = Options(
-        source=source, policies=tuple(policy or ()), max_dead=max_dead, workers=workers, letters=choice
-    )
+    options = Options(source=source, policies=tuple(policy or ()), max_dead=max_dead, workers=workers, letters=choice)
     _print_report(load_export([], settings=read_settings(workspace), options=options), json)
 
 

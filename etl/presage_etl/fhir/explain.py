@@ -51,7 +51,9 @@ def explain(key: str, *, settings: Settings, source: str | None = None) -> dict[
         held = _rows(connection, "explain_resource", **asked)
         letters = _rows(connection, "explain_letters", **asked)
         if not held and not letters:
-            raise InputError(f"no {kind} with this id was ever read from source {asked['source']}: check type, id, --source")
+            raise InputError(
+                f"no {kind} with this id was ever read from source {asked['source']}: check type, id, --source"
+            )
         found: dict[str, Any] = {"resource": key, "source": asked["source"]}
         if held:
             found |= {name: value for name, value in held[0].items() if name != "resource_no"}
@@ -176,7 +178,9 @@ def _codes(connection: psycopg.Connection[Any], settings: Settings, raw: bytes) 
             targets = ", ".join(f"{target.concept_id} ({target.domain_id})" for target in resolution.targets)
             concept = resolution.source_concept_id or "no concept"
             steps.append(f"{pair[0]} {pair[1]} → {concept} → {targets or resolution.reason}")
-        found.append({"element": path, "system": system, "code": code, "path": steps or [lookup.refusal or "no vocabulary"]})
+        found.append(
+            {"element": path, "system": system, "code": code, "path": steps or [lookup.refusal or "no vocabulary"]}
+        )
     return found
 
 

@@ -8,22 +8,22 @@ keys. A kill at any moment leaves the state before or the state after.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from presage_etl.fhir.bulk_load import WORTH_IT_ROWS, without_indexes
+from presage_etl.fhir.merge_keys import MergeSession, find_references, put_aside
 from presage_etl.fhir.merge_rows import REF_TABLES, VISITS, Changes, RowMerge
 from presage_etl.fhir.partition import Load
-from presage_etl.fhir.stage import ROW_TABLES, RowTable, row_table, stage_tables
+from presage_etl.fhir.stage import ROW_TABLES, RowTable, row_table
 from presage_platform.ledger.identity import RESOURCE_COUNTER, next_ids
 from presage_platform.ledger.tables import TABLE_NUMBERS
 from presage_platform.postgres.bulk import copy_in
-
-SQL = files("presage_etl.fhir") / "sql"
 
 STAGED = tuple(name for name in ROW_TABLES if name not in VISITS)
 SITES = ("location", "care_site", "provider", "person")
@@ -65,134 +65,46 @@ class _Merge:
         self.connection, self.load, self.payloads = connection, load, payloads
         self.cursor = psycopg.ClientCursor(connection)
         self.rows = RowMerge(self.cursor, load.run_no, load.source_no, load.is_first)
-        self.filled = self._filled_stages()
+        self.session = MergeSession(self.cursor, load)
         self.active: frozenset[str] = frozenset()
 
     def run(self) -> Merged:
         if not self.load.is_first:
             self.cursor.execute("SET CONSTRAINTS ALL DEFERRED")
-        self._find_references()
-        self._put_aside_what_cannot_stand()
-        self._number_resources()
-        self._write_sites_and_persons()
-        self._write_visits()
-        self._write_events()
+        find_references(self.session)
+        put_aside(self.session)
+        with self._indexes_aside():
+            self._number_resources()
+            self._write_sites_and_persons()
+            self._write_visits()
+            self._write_events()
         self._finish_references()
         outcomes = self._outcomes()
         self._write_letters()
         return Merged(outcomes, self.rows.changes)
 
-    def _run(self, name: str, **parameters: Any) -> None:
-        self.cursor.execute((SQL / f"{name}.sql").read_text(), parameters or None)
+    def _indexes_aside(self) -> AbstractContextManager[None]:
+        """Build indexes after the rows when there are many, and none before (E91)."""
+        if not self.load.is_first or self.session.one("SELECT count(*) FROM candidate") < WORTH_IT_ROWS:
+            return nullcontext()
+        tables = [name for name in EVENTS if self._is_empty(name)]
+        ledger = [name for name in ("resource", "origin") if self._is_empty(name)]
+        return without_indexes(self.connection, [*tables, *ledger])
 
-    @property
-    def _source(self) -> dict[str, Any]:
-        return {"source_no": self.load.source_no}
-
-    def _filled_stages(self) -> frozenset[str]:
-        """Return the stage tables that hold rows: the others need not be looked at again."""
-        asked = [
-            sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(sql.Literal(stage), sql.Identifier(stage))
-            for stage in stage_tables()
-        ]
-        self.cursor.execute(sql.SQL(" UNION ALL ").join(asked))
-        return frozenset(row[0] for row in self.cursor.fetchall())
-
-    def _filled(self, names: Iterable[str]) -> list[RowTable]:
-        """Return those of the named CDM tables for which rows are staged."""
-        return [row_table(name) for name in names if row_table(name).stage in self.filled]
-
-    # --- references ---
-
-    def _find_references(self) -> None:
-        for stage in sorted(self.filled):
-            self.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(stage)))
-        self._run("rank_copies")
-        self._run("find_candidates", **self._source)
-        self.cursor.execute("CREATE INDEX ON candidate (stage_no); ANALYZE candidate")
-        self._collect_wanted()
-        self._run("read_targets", **self._source)
-        self._run("follow_aliases", **self._source)
-        self._run("find_targets", **self._source)
-        self.cursor.execute("ANALYZE found")
-
-    def _collect_wanted(self) -> None:
-        """Gather each distinct key that a staged row names, or that waits and may have arrived."""
-        parts = [
-            sql.SQL("SELECT {column} AS key FROM {stage} WHERE {column} IS NOT NULL GROUP BY {column}").format(
-                column=sql.Identifier(column), stage=sql.Identifier(table.stage)
-            )
-            for table in map(row_table, ROW_TABLES)
-            for column in (
-                *table.references,
-                *(c.name for c in table.values if c.name in ("medication_key", "part_of")),
-            )
-        ]
-        arrived = sql.SQL(
-            "SELECT p.wanted_key FROM pending_reference AS p JOIN candidate AS c "
-            "ON p.wanted_key = c.resource_type || '/' || c.resource_id WHERE p.source_no = %(source_no)s"
-        )
-        statement = sql.SQL(
-            "CREATE TEMP TABLE wanted ON COMMIT DROP AS SELECT DISTINCT key FROM ({}) AS k WHERE key IS NOT NULL"
-        )
-        self.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join([*parts, arrived])), self._source)
-
-    # --- what cannot stand ---
-
-    def _put_aside_what_cannot_stand(self) -> None:
-        self.cursor.execute(
-            "CREATE TEMP TABLE dying (stage_no bigint PRIMARY KEY, reason text, path text, wanted_key text) ON COMMIT DROP"
-        )
-        self.cursor.execute(
-            "INSERT INTO dying SELECT stage_no, 'link-cycle', 'Patient.link', NULL FROM alias_cycle ON CONFLICT DO NOTHING"
-        )
-        self._run("find_cycles", **self._source)
-        for table in self._filled(ROW_TABLES):
-            if "person_id" in table.references:
-                self.cursor.execute(_PERSON_MISSING.format(stage=sql.Identifier(table.stage)))
-        self.cursor.execute("DELETE FROM found WHERE stage_no IN (SELECT stage_no FROM dying)")
-        self._run("encounter_starts", **self._source)
-        self._run("births")
-        for table in self._filled(ROW_TABLES):
-            self._fill_dates(table)
-        self.cursor.execute("DELETE FROM found WHERE stage_no IN (SELECT stage_no FROM dying)")
-
-    def _fill_dates(self, table: RowTable) -> None:
-        """Date rows by the person's age or by the encounter; what stays without a date cannot stand."""
-        columns = [column.name for column in table.values]
-        start = next((name for name in columns if name.endswith("_date")), None)
-        if start is None or "person_id" not in table.references:
-            return
-        names = {"stage": sql.Identifier(table.stage), "start": sql.Identifier(start)}
-        self.cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM {stage} WHERE {start} IS NULL)").format(**names))
-        row = self.cursor.fetchone()
-        if not row or not row[0]:
-            return
-        self.cursor.execute(_BY_AGE.format(**names))
-        if "visit_occurrence_id" in table.references:
-            moment = start.replace("_date", "_datetime")
-            also = sql.SQL(", {} = e.start_datetime").format(sql.Identifier(moment))
-            self.cursor.execute(_BY_ENCOUNTER.format(also=also if moment in columns else sql.SQL(""), **names))
-        end = start.replace("_start_", "_end_")
-        if end != start and end in columns and table.name != "condition_occurrence":
-            self.cursor.execute(
-                sql.SQL("UPDATE {stage} SET {end} = {start} WHERE {end} IS NULL AND required_date IS NOT NULL").format(
-                    end=sql.Identifier(end), **names
-                )
-            )
-        wanted = sql.SQL("s.visit_occurrence_id" if "visit_occurrence_id" in table.references else "NULL")
-        self.cursor.execute(_UNDATED.format(wanted=wanted, **names))
+    def _is_empty(self, table: str) -> bool:
+        some = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT 1) AS t").format(sql.Identifier(table))
+        return not self.session.one(some)
 
     # --- resources ---
 
     def _number_resources(self) -> None:
-        self._run("number_resources", last_no=self.rows.last_id(RESOURCE_COUNTER))
+        self.session.run("number_resources", last_no=self.rows.last_id(RESOURCE_COUNTER))
         self.cursor.execute("CREATE INDEX ON kept (stage_no); CREATE INDEX ON kept (resource_no); ANALYZE kept")
-        self.cursor.execute("SELECT count(*) FROM kept WHERE is_new")
-        row = self.cursor.fetchone()
-        next_ids(self.connection, RESOURCE_COUNTER, int(row[0]) if row else 0)
+        next_ids(self.connection, RESOURCE_COUNTER, self.session.one("SELECT count(*) FROM kept WHERE is_new"))
         load = self.load
-        self._run("write_resources", source_no=load.source_no, transform_no=load.transform_no, run_no=load.run_no)
+        self.session.run(
+            "write_resources", source_no=load.source_no, transform_no=load.transform_no, run_no=load.run_no
+        )
         self.cursor.execute(
             "CREATE TEMP TABLE located ON COMMIT DROP AS "
             "SELECT f.key, f.resource_type, coalesce(k.resource_no, f.held_no) AS resource_no "
@@ -208,7 +120,7 @@ class _Merge:
             "SELECT DISTINCT o.table_no FROM kept AS k JOIN origin AS o ON o.resource_no = k.resource_no WHERE NOT k.is_new"
         )
         held = {names[row[0]] for row in self.cursor.fetchall()}
-        self.active = frozenset({table.name for table in self._filled(ROW_TABLES)} | held)
+        self.active = frozenset({table.name for table in self.session.filled_tables(ROW_TABLES)} | held)
 
     # --- rows ---
 
@@ -217,7 +129,7 @@ class _Merge:
         for name in self._active(STAGED):
             if name != "death":
                 self.rows.assign_ids(name)
-        self._run("addresses", last_id=self.rows.last_id("location"))
+        self.session.run("addresses", last_id=self.rows.last_id("location"))
         self._write_addresses()
         self._find_own_rows()
         for name in SITES:
@@ -281,9 +193,9 @@ class _Merge:
         )
 
     def _fan_out_medications(self) -> None:
-        if not {"stage_drug_exposure", "stage_medication"} & self.filled:
+        if not {"stage_drug_exposure", "stage_medication"} & self.session.filled:
             return
-        self._run("medications")
+        self.session.run("medications")
         table = row_table("drug_exposure")
         replaced = {
             "slot": "p.slot",
@@ -309,31 +221,31 @@ class _Merge:
     def _write_deaths(self) -> None:
         """One death a person: the source that came first stays (E48)."""
         if "death" in self.active:
-            self._run("deaths")
+            self.session.run("deaths")
             self.rows.write("death")
 
     def _write_visits(self) -> None:
         """Work out visits and details of the Encounters of this run, and of those they hang together with."""
         if VISIT_TABLES & self.active:
             self._place_encounters()
-        self._run("ref_visits")
+        self.session.run("ref_visits")
         self.cursor.execute("ANALYZE ref_visit")
         if VISIT_TABLES & self.active:
             self._move_events()
-            self._run("pending_visits", **self._source)
+            self.session.run("pending_visits", **self.session.source)
 
     def _place_encounters(self) -> None:
-        self._run("old_places", **self._source)
-        self._run("write_encounters", **self._source)
+        self.session.run("old_places", **self.session.source)
+        self.session.run("write_encounters", **self.session.source)
         merge_emergency = self.load.policies["ed_to_inpatient"] == "merge"
-        self._run("place_encounters", merge_emergency=merge_emergency, **self._source)
+        self.session.run("place_encounters", merge_emergency=merge_emergency, **self.session.source)
         self.cursor.execute("ANALYZE place")
         if not self.load.is_first:
-            self._run("widen_references", **self._source)
-        self._run("want_visits")
+            self.session.run("widen_references", **self.session.source)
+        self.session.run("want_visits")
         self.rows.assign_visit_ids("visit_occurrence")
         self.rows.write("visit_occurrence")
-        self._run("want_details")
+        self.session.run("want_details")
         self.rows.assign_visit_ids("visit_detail")
         self.rows.write("visit_detail")
         for name in reversed(VISITS):
@@ -343,10 +255,8 @@ class _Merge:
         """Let events follow an Encounter that stands elsewhere now (E20, E52)."""
         if self.load.is_first:
             return
-        self._run("moves")
-        self.cursor.execute("SELECT count(*) FROM move")
-        row = self.cursor.fetchone()
-        if not row or not row[0]:
+        self.session.run("moves")
+        if not self.session.one("SELECT count(*) FROM move"):
             return
         for name in WITH_VISITS:
             if "visit_detail_id" in row_table(name).references:
@@ -373,14 +283,14 @@ class _Merge:
     def _finish_references(self) -> None:
         self._complete_pending()
         if {"condition_occurrence", *VISITS} & self.active:
-            self._run("diagnosis_roles", **self._source)
-        self._run("identifiers")
-        self._run("long_values")
-        if "stage_unmapped" in self.filled or not self.load.is_first:
-            self._run("unmapped")
-        self._run("touch_persons", run_no=self.load.run_no)
-        self._run("preceding_visits", run_no=self.load.run_no)
-        self._run("borrowed_dates", run_no=self.load.run_no)
+            self.session.run("diagnosis_roles", **self.session.source)
+        self.session.run("identifiers")
+        self.session.run("long_values")
+        if "stage_unmapped" in self.session.filled or not self.load.is_first:
+            self.session.run("unmapped")
+        self.session.run("touch_persons", run_no=self.load.run_no)
+        self.session.run("preceding_visits", run_no=self.load.run_no)
+        self.session.run("borrowed_dates", run_no=self.load.run_no)
 
     def _complete_pending(self) -> None:
         """Complete rows whose target has come (E20)."""
@@ -389,7 +299,7 @@ class _Merge:
         self.cursor.execute(
             "SELECT DISTINCT p.table_no, p.column_name FROM pending_reference AS p JOIN located AS l ON l.key = p.wanted_key "
             "WHERE p.source_no = %(source_no)s ORDER BY 1, 2",
-            self._source,
+            self.session.source,
         )
         names = {number: name for name, number in TABLE_NUMBERS.items()}
         for table_no, column in self.cursor.fetchall():
@@ -417,14 +327,14 @@ class _Merge:
     # --- accounts ---
 
     def _outcomes(self) -> list[Outcome]:
-        self._run("outcomes")
+        self.session.run("outcomes")
         return [Outcome(*row) for row in self.cursor.fetchall()]
 
     def _write_letters(self) -> None:
         self.cursor.execute("CREATE TEMP TABLE payload (stage_no bigint PRIMARY KEY, payload bytea) ON COMMIT DROP")
         if self.load.keep_payload:
             self._read_payloads()
-        self._run("dead_letters", source_no=self.load.source_no, run_no=self.load.run_no)
+        self.session.run("dead_letters", source_no=self.load.source_no, run_no=self.load.run_no)
 
     def _read_payloads(self) -> None:
         """Read again what the merge put aside: only their pointers were staged."""
@@ -449,26 +359,6 @@ class _Merge:
             copy_in(self.connection, "payload", rows)
 
 
-_PERSON_MISSING = sql.SQL(
-    "INSERT INTO dying SELECT DISTINCT ON (s.stage_no) s.stage_no, "
-    "CASE WHEN a.key IS NULL THEN 'person-missing' ELSE 'ambiguous-reference' END, 'subject', s.person_id "
-    "FROM {stage} AS s JOIN candidate AS c ON c.stage_no = s.stage_no AND c.state = 'loaded' "
-    "LEFT JOIN found AS f ON f.key = s.person_id AND f.resource_type = 'Patient' "
-    "LEFT JOIN ambiguous AS a ON a.key = s.person_id "
-    "WHERE f.key IS NULL ON CONFLICT DO NOTHING"
-)
-_BY_AGE = sql.SQL(
-    "UPDATE {stage} AS s SET {start} = CAST(b.birth_date + CAST(s.after_birth AS interval) AS date) FROM birth AS b "
-    "WHERE s.{start} IS NULL AND s.after_birth IS NOT NULL AND b.key = s.person_id"
-)
-_BY_ENCOUNTER = sql.SQL(
-    "UPDATE {stage} AS s SET {start} = e.start_date, date_source = 'Encounter.period.start'{also} "
-    "FROM encounter_start AS e WHERE s.{start} IS NULL AND e.key = s.visit_occurrence_id"
-)
-_UNDATED = sql.SQL(
-    "INSERT INTO dying SELECT DISTINCT ON (s.stage_no) s.stage_no, 'no-date', s.required_date, {wanted} FROM {stage} AS s "
-    "JOIN candidate AS c ON c.stage_no = s.stage_no AND c.state = 'loaded' WHERE s.{start} IS NULL ON CONFLICT DO NOTHING"
-)
 _ADDRESS_ROWS = sql.SQL(
     "INSERT INTO location (location_id, {columns}) SELECT a.row_id, {staged} FROM address AS a "
     "JOIN kept AS k ON k.resource_no = a.resource_no "

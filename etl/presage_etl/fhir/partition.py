@@ -6,24 +6,24 @@ its line in `ledger.chunk`, in one transaction, or nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from hashlib import blake2b
+from datetime import date
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import psycopg
 import zstandard
 from psycopg.types.json import Jsonb
 
 from presage_etl.fhir.coding import CodingSet
 from presage_etl.fhir.context import Context, open_context
-from presage_etl.fhir.mapping import Decoded, collect, decode, map_decoded
+from presage_etl.fhir.identify import Held, Resource, identify, judge, kill
+from presage_etl.fhir.mapping import collect, decode, map_decoded
 from presage_etl.fhir.outcome import Dead, Excluded, Loaded, Note, Outcome, Row
 from presage_etl.fhir.reader import Entry, Partition, read
 from presage_etl.fhir.reference import reference_key
@@ -88,36 +88,8 @@ class ChunkResult:
     num_bytes: int
 
 
-class _Meta(msgspec.Struct, gc=False):
-    lastUpdated: str | None = None
-    versionId: str | None = None
-
-
-class _Envelope(msgspec.Struct, gc=False):
-    resourceType: str | None = None
-    id: str | None = None
-    meta: _Meta | None = None
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
-
-
-@dataclass(slots=True)
-class _Resource:
-    """One resource on its way through the stages."""
-
-    entry: Entry
-    stage_no: int
-    resource_type: str | None = None
-    resource_id: str | None = None
-    content_hash: bytes = b""
-    last_updated: datetime | None = None
-    version_id: int | None = None
-    state: str = "loaded"
-    reason: str | None = None
-    path: str | None = None
-    died_at: str = "gate"
-    decoded: Decoded | None = None
+_STAGED_AS = {"drug_concept_id": "medication_key"}
+"""References whose column holds a value of its own until the merge."""
 
 
 class Stopwatch:
@@ -138,8 +110,12 @@ def process(task: Task) -> ChunkResult:
     """Take one partition from its bytes to the stage tables."""
     if os.getpid() != task.load.main_pid:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the main process decides
-    with translate_errors(), task.load.database.connect() as connection:
-        return _Worker(task, connection).run()
+    gc.disable()  # a partition makes many objects and no cycles: looking for them costs a tenth of the time
+    try:
+        with translate_errors(), task.load.database.connect() as connection:
+            return _Worker(task, connection).run()
+    finally:
+        gc.enable()
 
 
 class _Worker:
@@ -155,7 +131,7 @@ class _Worker:
         resources = self._read()
         self.watch.lap("read")
         for resource in resources:
-            self._gate(resource)
+            identify(resource)
         self._compare(resources)
         self.watch.lap("gate")
         context = self._context()
@@ -174,10 +150,10 @@ class _Worker:
 
     # --- read and gate ---
 
-    def _read(self) -> list[_Resource]:
+    def _read(self) -> list[Resource]:
         entries = self._letters() if self.partition.letters else read(self.partition, self._bases)
         first = self.partition.chunk_no << STAGE_BITS
-        return [_Resource(entry, first + place) for place, entry in enumerate(entries)]
+        return [Resource(entry, first + place) for place, entry in enumerate(entries)]
 
     def _letters(self) -> list[Entry]:
         """Read what earlier runs could not load."""
@@ -189,34 +165,7 @@ class _Worker:
             for letter_no, payload, file_no, offset, line, run_no in rows
         ]
 
-    def _gate(self, resource: _Resource) -> None:
-        """Tell what it is: type, id, version, hash (E23, gate 1)."""
-        entry = resource.entry
-        resource.content_hash = blake2b(entry.raw, digest_size=16).digest()
-        if entry.deleted is not None:
-            resource.resource_type, _, resource.resource_id = entry.deleted.partition("/")
-            resource.state = "deleted"
-            return
-        if entry.dead is not None:
-            _kill(resource, entry.dead, entry.path)
-            return
-        envelope = _read_envelope(entry.raw)
-        if isinstance(envelope, Dead):
-            _kill(resource, envelope.reason, envelope.path)
-            return
-        resource.resource_type, resource.resource_id = envelope.resourceType, envelope.id
-        if entry.excluded is not None:
-            resource.state, resource.reason = "excluded", entry.excluded
-        elif envelope.resourceType is None:
-            _kill(resource, "no-resource-type", None)
-        elif not envelope.id and envelope.resourceType != "OperationOutcome":
-            _kill(resource, "no-id", None)
-        if envelope.meta is not None:
-            resource.last_updated = _instant(envelope.meta.lastUpdated)
-            version = envelope.meta.versionId
-            resource.version_id = int(version) if version and version.isdecimal() and len(version) < 19 else None
-
-    def _compare(self, resources: list[_Resource]) -> None:
+    def _compare(self, resources: list[Resource]) -> None:
         """Ask the ledger, once, which resources are unchanged and which are older than what it holds (gate 7)."""
         if self.load.is_first:
             return
@@ -227,15 +176,7 @@ class _Worker:
             "ids": [r.resource_id for r in asked],
         }
         for place, *held in self.connection.execute((SQL / "held.sql").read_text(), parameters):
-            self._judge(asked[place - 1], _Held(*held))
-
-    def _judge(self, resource: _Resource, held: _Held) -> None:
-        if held.state != "deleted" and held.content_hash == resource.content_hash and resource.state == "loaded":
-            if held.transform_no != self.load.transform_no or self.load.ignore_hashes:
-                return
-            resource.state, resource.reason = "unchanged", held.reason
-        elif _is_older(resource, held):
-            resource.state, resource.reason = "superseded", "superseded"
+            judge(asked[place - 1], Held(*held), self.load.transform_no, ignore_hashes=self.load.ignore_hashes)
 
     # --- resolve and map ---
 
@@ -249,7 +190,7 @@ class _Worker:
             policies=load.policies,
         )
 
-    def _decode(self, resource: _Resource, context: Context, codings: CodingSet) -> None:
+    def _decode(self, resource: Resource, context: Context, codings: CodingSet) -> None:
         if resource.state != "loaded" or resource.resource_type is None:
             return
         decoded = decode(resource.resource_type, resource.entry.raw, context)
@@ -259,7 +200,7 @@ class _Worker:
         resource.decoded = decoded
         collect(decoded, codings)
 
-    def _map(self, resource: _Resource, context: Context) -> None:
+    def _map(self, resource: Resource, context: Context) -> None:
         assert resource.decoded is not None
         outcome = map_decoded(resource.decoded, context)
         resource.decoded = None
@@ -267,7 +208,7 @@ class _Worker:
             self._end(resource, outcome)
             return
         if len({(row.table, row.slot) for row in outcome.rows}) != len(outcome.rows):
-            _kill(resource, "mapping-error", "slot")
+            kill(resource, "mapping-error", "slot")
             resource.died_at = "map"
             return
         for row in outcome.rows:
@@ -283,7 +224,7 @@ class _Worker:
             if note.kind == "text-cut":
                 self._keep_whole(resource, note, outcome.rows)
 
-    def _keep_whole(self, resource: _Resource, note: Note, rows: list[Row]) -> None:
+    def _keep_whole(self, resource: Resource, note: Note, rows: list[Row]) -> None:
         """Keep a text that was cut whole, beside each row that holds its beginning (E37, E74)."""
         table, _, column = note.element.partition(".")
         whole = (note.code or "").replace("\0", "")
@@ -293,26 +234,25 @@ class _Worker:
                 values = (resource.stage_no, TABLE_NUMBERS[table], row.slot, column, whole)
                 self.batch.append("stage_long_value", values)
 
-    def _end(self, resource: _Resource, outcome: Outcome) -> None:
+    def _end(self, resource: Resource, outcome: Outcome) -> None:
         if isinstance(outcome, Excluded):
             resource.state, resource.reason = "excluded", outcome.reason
         elif isinstance(outcome, Dead):
-            _kill(resource, outcome.reason, outcome.path)
+            kill(resource, outcome.reason, outcome.path)
             resource.died_at = "map"
 
-    def _add(self, resource: _Resource, row: Row) -> None:
+    def _add(self, resource: Resource, row: Row) -> None:
         if row.table.startswith("ledger."):
             self._add_to_ledger(resource, row)
             return
-        references = {column: self._key(text) for column, text in row.refs.items()}
-        if row.table == "drug_exposure" and "drug_concept_id" in references:
-            row.values["medication_key"] = references["drug_concept_id"]
-            row.values.setdefault("drug_concept_id", 0)
-        if "part_of" in references:
-            row.values["part_of"] = references["part_of"]
-        self.batch.add_row(resource.stage_no, row, references)
+        values = row.values
+        for column, text in row.refs.items():
+            values[_STAGED_AS.get(column, column)] = self._key(text)
+        if "medication_key" in values:
+            values.setdefault("drug_concept_id", 0)
+        self.batch.add_row(resource.stage_no, row)
 
-    def _add_to_ledger(self, resource: _Resource, row: Row) -> None:
+    def _add_to_ledger(self, resource: Resource, row: Row) -> None:
         values = row.values
         if row.table == "ledger.medication":
             self.batch.append(
@@ -349,7 +289,9 @@ class _Worker:
     def _hash(self, value: str) -> str:
         return keyed_hash(self.load.secret, value)
 
-    def _count(self, resource: _Resource, notes: list[Note]) -> None:
+    def _count(self, resource: Resource, notes: list[Note]) -> None:
+        if not notes:
+            return
         unmapped: Counter[tuple[str, str, str, str | None]] = Counter()
         for note in notes:
             self.notes[(resource.resource_type or "", note.kind, note.element, note.detail)] += 1
@@ -363,7 +305,7 @@ class _Worker:
 
     # --- stage ---
 
-    def _record(self, resource: _Resource) -> None:
+    def _record(self, resource: Resource) -> None:
         entry = resource.entry
         if resource.state == "dead":
             payload = zstandard.compress(entry.raw, 3) if self.load.keep_payload else None
@@ -390,7 +332,7 @@ class _Worker:
             ),
         )
 
-    def _stage(self, resources: list[_Resource]) -> None:
+    def _stage(self, resources: list[Resource]) -> None:
         connection, schema = self.connection, self.load.database.schemas.ledger
         run = {"run_no": self.load.run_no, "chunk_no": self.partition.chunk_no}
         marker = connection.execute("SELECT 1 FROM run_marker WHERE run_no = %(run_no)s FOR SHARE", run).fetchone()
@@ -410,7 +352,7 @@ class _Worker:
         )
         connection.commit()
 
-    def _counts(self, resources: list[_Resource]) -> dict[str, Any]:
+    def _counts(self, resources: list[Resource]) -> dict[str, Any]:
         read_: Counter[tuple[int, str]] = Counter((r.entry.file_no, r.resource_type or "") for r in resources)
         part = self.partition.parts[0] if self.partition.parts else None
         return {
@@ -420,7 +362,7 @@ class _Worker:
             "notes": Jsonb([[*key, count] for key, count in sorted(self.notes.items())]),
         }
 
-    def _result(self, resources: list[_Resource]) -> ChunkResult:
+    def _result(self, resources: list[Resource]) -> ChunkResult:
         states = Counter(resource.state for resource in resources)
         return ChunkResult(
             self.partition.chunk_no,
@@ -429,67 +371,3 @@ class _Worker:
             states["excluded"] + states["superseded"],
             sum(len(resource.entry.raw) for resource in resources),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What the ledger holds of a resource."""
-
-    content_hash: bytes
-    transform_no: int
-    state: str
-    reason: str | None
-    last_updated: datetime | None
-    version_id: int | None
-    run_no: int
-
-
-def _is_older(resource: _Resource, held: _Held) -> bool:
-    """Return whether the ledger's copy wins (E78); of equal copies the later run's wins."""
-    if resource.state == "deleted":
-        return False
-    if resource.last_updated and held.last_updated and resource.last_updated != held.last_updated:
-        return resource.last_updated < held.last_updated
-    if held.state == "deleted":
-        return True
-    if resource.version_id is not None and held.version_id is not None and resource.version_id != held.version_id:
-        return resource.version_id < held.version_id
-    return resource.entry.as_of_run is not None and resource.entry.as_of_run < held.run_no
-
-
-def _kill(resource: _Resource, reason: str, path: str | None) -> None:
-    resource.state, resource.reason, resource.path = "dead", reason, path
-
-
-def _instant(text: str | None) -> datetime | None:
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else None
-
-
-def _read_envelope(raw: bytes) -> _Envelope | Dead:
-    """Return type, id and version, or why the bytes are no resource; UTF-8, NUL and surrogates are checked here."""
-    if not raw.isascii():
-        try:
-            raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return Dead("not-json", f"byte {error.start}")
-    if b"\0" in raw:
-        return Dead("not-json", f"byte {raw.index(0)}")
-    try:
-        return _envelope.decode(raw)
-    except msgspec.ValidationError as error:
-        return _wrong_type(raw, str(error))
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
-        return Dead("not-json")
-
-
-def _wrong_type(raw: bytes, message: str) -> Dead:
-    if not raw.lstrip().startswith(b"{"):
-        return Dead("not-json")
-    path = message.rpartition("$")[2].strip("`. ") or "resource"
-    return Dead(f"structure:{path}", path)

@@ -8,9 +8,7 @@ derive                             in the database, touched persons only   deriv
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ import psycopg
 import zstandard
 from psycopg.types.json import Jsonb
 
+from presage_etl.fhir.accounts import read_report, write_accounts
 from presage_etl.fhir.context import open_context
 from presage_etl.fhir.derive import Derivation, analyze, derive
 from presage_etl.fhir.inputs import InputFile, find_files
@@ -43,8 +42,9 @@ from presage_etl.fhir.merge import Merged, merge
 from presage_etl.fhir.merge_rows import Changes
 from presage_etl.fhir.partition import STAGE_BITS, ChunkResult, Load, Task, process
 from presage_etl.fhir.reader import Partition, partitions, read
-from presage_etl.fhir.report import Account, LoadReport, accounts_by_file, accounts_by_type
+from presage_etl.fhir.report import LoadReport
 from presage_etl.fhir.stage import drop_stage
+from presage_etl.fhir.stopping import Stop
 from presage_etl.policies import Policies, read_policies
 from presage_platform.errors import InputError, IntegrityError, InterruptedRun, QualityError
 from presage_platform.logs import get_logger
@@ -154,7 +154,7 @@ class _Run:
             if begun.is_continued:
                 log.warning("continuing an interrupted run", extra={"fields": {"run": begun.run_no}})
             try:
-                with _Stop() as stop:
+                with Stop() as stop:
                     return self._go(connection, begun, request, stop)
             except InterruptedRun:
                 set_state(connection, begun.run_no, "interrupted")
@@ -192,7 +192,7 @@ class _Run:
 
     # --- stages ---
 
-    def _go(self, connection: psycopg.Connection[Any], begun: Begun, request: RunRequest, stop: _Stop) -> LoadReport:
+    def _go(self, connection: psycopg.Connection[Any], begun: Begun, request: RunRequest, stop: Stop) -> LoadReport:
         load = self._load(begun, request)
         self._find_skipped(connection, begun, request)
         if begun.phase == "reading":
@@ -234,7 +234,7 @@ class _Run:
         wanted = [file for file in begun.files if file.file_no not in self.skipped]
         return partitions(wanted, first_no=FIRST_FILE_CHUNK)
 
-    def _stage(self, connection: psycopg.Connection[Any], load: Load, begun: Begun, stop: _Stop) -> None:
+    def _stage(self, connection: psycopg.Connection[Any], load: Load, begun: Begun, stop: Stop) -> None:
         done = finished_chunks(connection, begun.run_no)
         total = sum(file.size_bytes for file in begun.files if file.file_no not in self.skipped)
         with Progress("etl fhir", total=total or None, unit="bytes") as bar:
@@ -243,7 +243,7 @@ class _Run:
             letters = self._letter_chunks(connection, begun, done)
             self._work((Task(load, part) for part in letters), stop, bar)
 
-    def _work(self, tasks: Iterable[Task], stop: _Stop, bar: Progress) -> None:
+    def _work(self, tasks: Iterable[Task], stop: Stop, bar: Progress) -> None:
         workers = num_workers(self.options.workers)
         engine = self.settings.parallel.engine
         result: ChunkResult
@@ -274,7 +274,7 @@ class _Run:
             nothing = Merged([], Changes())
             anything = finished_chunks(connection, begun.run_no)
             merged = merge(connection, load, partial(self._payloads, begun, load)) if anything else nothing
-            counts = self._account(connection, begun, merged)
+            counts = write_accounts(connection, begun, merged, self.skipped, competing=self.competing)
             connection.execute(
                 "UPDATE run SET phase = 'merged', counts = %s WHERE run_no = %s", [Jsonb(counts), begun.run_no]
             )
@@ -298,54 +298,6 @@ class _Run:
             for place, entry in enumerate(read(partition, load.bases)):
                 if first + place in wanted:
                     yield first + place, zstandard.compress(entry.raw, 3)
-
-    def _account(self, connection: psycopg.Connection[Any], begun: Begun, merged: Merged) -> dict[str, Any]:
-        """Write exclusions, notes and the counts of each file; return those of the run."""
-        read_, notes = _read_counts(connection, begun.run_no)
-        ended = [(o.file_no, o.resource_type, o.outcome, o.reason, o.count) for o in merged.outcomes]
-        accounts = accounts_by_file(read_, ended)
-        for file_no, counts in self.skipped.items():
-            kinds = accounts.setdefault(file_no, {})
-            for kind, values in counts.items():
-                kinds.setdefault(kind, Account()).add(values, unchanged=True)
-        self._write_files(connection, begun, accounts)
-        types = accounts_by_type(accounts)
-        excluded = [
-            (begun.run_no, kind, reason, number)
-            for kind, account in types.items()
-            for reason, number in account.excluded.items()
-        ]
-        with connection.cursor() as cursor:
-            cursor.executemany("INSERT INTO exclusion VALUES (%s, %s, %s, %s)", excluded)
-            cursor.executemany(
-                "INSERT INTO run_note VALUES (%s, %s, %s, %s, %s, %s)",
-                [(begun.run_no, *key, number) for key, number in notes.items()],
-            )
-        competing = self.competing or any(
-            account.excluded["superseded"]
-            for file_no, kinds in accounts.items()
-            if file_no not in self.skipped
-            for account in kinds.values()
-        )
-        return {
-            "types": {kind: account.as_dict() for kind, account in types.items()},
-            "tables": merged.changes.as_dict(),
-            "competing": competing,
-        }
-
-    def _write_files(
-        self, connection: psycopg.Connection[Any], begun: Begun, accounts: dict[int, dict[str, Account]]
-    ) -> None:
-        rows = []
-        for file in begun.files:
-            kinds = accounts.get(file.file_no, {})
-            state = "skipped" if file.file_no in self.skipped else "finished"
-            counts = {kind: account.as_dict() for kind, account in kinds.items()}
-            rows.append((state, sum(account.num_in for account in kinds.values()), Jsonb(counts), file.file_no))
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                "UPDATE source_file SET state = %s, resources = %s, counts = %s WHERE file_no = %s", rows
-            )
 
     def _derive(self, load: Load, begun: Begun, request: RunRequest) -> None:
         reference = f"presage {version('presage')} run {begun.run_no} policies {self.policies.digest[:8]}"
@@ -391,100 +343,3 @@ class _Run:
                 f"{report.summary()}; more dead letters than --max-dead {self.options.max_dead:g} allows: "
                 "see `platform etl status`, what is good stays loaded"
             )
-
-
-def _read_counts(
-    connection: psycopg.Connection[Any], run_no: int
-) -> tuple[list[tuple[int, str, int]], Counter[tuple[str, str, str, str]]]:
-    read_: Counter[tuple[int, str]] = Counter()
-    notes: Counter[tuple[str, str, str, str]] = Counter()
-    for counts, noted in connection.execute("SELECT counts, notes FROM chunk WHERE run_no = %s", [run_no]):
-        for file_no, kind, number in counts:
-            read_[file_no, kind] += number
-        for *key, number in noted:
-            notes[tuple(key)] += number  # type: ignore[index]
-    return [(file_no, kind, number) for (file_no, kind), number in read_.items()], notes
-
-
-def read_report(connection: psycopg.Connection[Any], run_no: int) -> LoadReport:
-    """Return the report of a merged run from the ledger."""
-    row = connection.execute(
-        "SELECT s.name, r.counts, r.extracted_on, r.vocabulary_release, r.policy_hash, r.timezone, r.workers "
-        "FROM run AS r JOIN source AS s USING (source_no) WHERE r.run_no = %s",
-        [run_no],
-    ).fetchone()
-    if row is None or row[1] is None:
-        raise InputError(f"run {run_no} has no report: `platform etl status` lists the runs")
-    source, counts, extracted_on, vocabulary, policy_hash, zone, workers = row
-    types = {kind: _account_of(values) for kind, values in counts["types"].items()}
-    by_file = {
-        file_no: {kind: _account_of(values) for kind, values in (kinds or {}).items()}
-        for file_no, kinds in connection.execute("SELECT file_no, counts FROM source_file WHERE run_no = %s", [run_no])
-    }
-    states = dict(
-        connection.execute(
-            "SELECT state, count(*) FROM source_file WHERE run_no = %s GROUP BY state", [run_no]
-        ).fetchall()
-    )
-    empty = connection.execute(
-        "SELECT count(*) FROM source_file WHERE run_no = %s AND resources = 0", [run_no]
-    ).fetchone()
-    notes = Counter(
-        {
-            (kind, word, element, detail): number
-            for kind, word, element, detail, number in connection.execute(
-                "SELECT resource_type, kind, element, detail, count FROM run_note WHERE run_no = %s", [run_no]
-            )
-        }
-    )
-    seconds: Counter[str] = Counter()
-    for (laps,) in connection.execute("SELECT seconds FROM chunk WHERE run_no = %s", [run_no]):
-        for stage, spent in laps.items():
-            seconds[f"{stage} (all workers)"] += spent
-    facts = {
-        "files": f"{states.get('finished', 0)} read, {states.get('skipped', 0)} unchanged and skipped, "
-        f"{empty[0] if empty else 0} without resources",
-        "extraction date": str(extracted_on),
-        "vocabulary": vocabulary,
-        "policies": policy_hash,
-        "timezone": zone,
-        "workers": workers,
-    }
-    return LoadReport(run_no, source, types, by_file, counts["tables"], notes, dict(seconds), facts)
-
-
-def _account_of(values: dict[str, Any]) -> Account:
-    account = Account()
-    account.add(values)
-    return account
-
-
-class _Stop:
-    """Turns Ctrl-C and SIGTERM into a wish: chunks at work are finished, no new one begins; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        except ValueError:
-            pass  # not the main thread: signals belong to somebody else
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.asked = True
-        signal.signal(number, self._before[number])
-
-    def until_asked(self, tasks: Iterable[Task]) -> Iterator[Task]:
-        """Yield tasks until somebody asked to stop."""
-        for task in tasks:
-            if self.asked:
-                return
-            yield task

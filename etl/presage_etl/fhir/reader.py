@@ -77,7 +77,7 @@ class _Search(msgspec.Struct):
 
 
 class _BundleEntry(msgspec.Struct):
-    fullUrl: str | None = None
+    full_url: str | None = msgspec.field(name="fullUrl", default=None)
     resource: msgspec.Raw = msgspec.Raw()
     request: _Request | None = None
     search: _Search | None = None
@@ -89,7 +89,7 @@ class _Bundle(msgspec.Struct):
 
 
 class _Name(msgspec.Struct):
-    resourceType: str | None = None
+    resource_type: str | None = msgspec.field(name="resourceType", default=None)
     id: str | None = None
 
 
@@ -244,7 +244,7 @@ _BUNDLE_NAME = re.compile(rb'"resourceType"\s*:\s*"Bundle"')
 
 def _resource_type(raw: bytes) -> str | None:
     try:
-        return _name.decode(raw).resourceType
+        return _name.decode(raw).resource_type
     except (msgspec.DecodeError, RecursionError):
         return None
 
@@ -317,7 +317,7 @@ def _bundle_entry(
         yield from _bundle_entries(body, file_no, offset, line, bases, depth + 1)
         return
     settled = settle(body, names, bases)
-    own = names.get(entry.fullUrl or "")
+    own = names.get(entry.full_url or "")
     yield Entry(_with_id(settled, own), file_no, offset, line)
 
 
@@ -326,17 +326,17 @@ def _full_urls(entries: Sequence[_BundleEntry]) -> tuple[dict[str, str], frozens
     names: dict[str, str] = {}
     bases: set[str] = set()
     for entry in entries:
-        if entry.fullUrl is None or not bytes(entry.resource):
+        if entry.full_url is None or not bytes(entry.resource):
             continue
         try:
             name = _name.decode(entry.resource)
         except (msgspec.DecodeError, RecursionError):
             continue
-        urn_id = entry.fullUrl.rpartition(":")[2] if entry.fullUrl.startswith("urn:") else None
+        urn_id = entry.full_url.rpartition(":")[2] if entry.full_url.startswith("urn:") else None
         own_id = name.id or urn_id
-        if name.resourceType and own_id:
-            names[entry.fullUrl] = f"{name.resourceType}/{own_id}"
-        base = base_of(entry.fullUrl)
+        if name.resource_type and own_id:
+            names[entry.full_url] = f"{name.resource_type}/{own_id}"
+        base = base_of(entry.full_url)
         if base:
             bases.add(base)
     return names, frozenset(bases)

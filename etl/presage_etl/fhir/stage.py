@@ -6,7 +6,7 @@ references to other rows hold the key of the resource that is meant. They live f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -240,41 +240,48 @@ def drop_stage(connection: psycopg.Connection[Any], schema: str) -> None:
 
 
 class Batch:
-    """The rows of one partition, column by column, on their way into the stage tables."""
+    """The rows of one partition on their way into the stage tables; columns are cut from them at the end."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[list[Any]]] = {}
-        self._plans: dict[str, tuple[tuple[str, bool], ...]] = {}
+        self._special: dict[str, list[tuple[Any, ...]]] = {}
+        self._rows: dict[str, list[tuple[tuple[Any, ...], Mapping[str, Any]]]] = {}
 
-    def append(self, stage: str, values: Iterable[Any]) -> None:
+    def append(self, stage: str, values: tuple[Any, ...]) -> None:
         """Add one row of a special stage table, its values in the order of the columns."""
-        columns = self._columns.get(stage)
-        if columns is None:
-            columns = self._columns[stage] = [[] for _ in stage_columns(stage)]
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
+        rows = self._special.get(stage)
+        if rows is None:
+            rows = self._special[stage] = []
+        rows.append(values)
 
-    def add_row(self, stage_no: int, row: Row, references: Mapping[str, str | None]) -> None:
-        """Add one row for a CDM table."""
-        name = row.table
-        plan = self._plans.get(name)
-        if plan is None:
-            plan = tuple((column.name, column.kind == "reference") for column in row_table(name).columns)
-            self._plans[name] = plan
-            self._columns[name] = [[] for _ in range(len(plan) + len(_ROW_EXTRAS))]
-        columns = iter(self._columns[name])
-        for value in (stage_no, row.slot, row.rule, row.required_date, row.after_birth, row.date_source, row.imputed):
-            next(columns).append(value)
-        values = row.values
-        for (column_name, is_reference), column in zip(plan, columns, strict=True):
-            column.append(references.get(column_name) if is_reference else values.get(column_name))
+    def add_row(self, stage_no: int, row: Row) -> None:
+        """Add one row for a CDM table; `row.values` holds keys for its references by now."""
+        rows = self._rows.get(row.table)
+        if rows is None:
+            rows = self._rows[row.table] = []
+        extras = (stage_no, row.slot, row.rule, row.required_date, row.after_birth, row.date_source, row.imputed)
+        rows.append((extras, row.values))
 
-    def tables(self) -> Iterable[tuple[str, pa.Table]]:
-        """Yield each stage table's name and its rows."""
-        for name, columns in self._columns.items():
-            stage = name if name in _SPECIAL else f"stage_{name}"
-            specification = stage_columns(stage)
+    def tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """Yield each stage table's name and its rows; columns that no row fills are left out."""
+        for stage, rows in self._special.items():
+            columns = stage_columns(stage)
             arrays = [
-                pa.array(values, type=column.arrow) for column, values in zip(specification, columns, strict=True)
+                pa.array(values, type=c.arrow) for c, values in zip(columns, zip(*rows, strict=True), strict=True)
             ]
-            yield stage, pa.Table.from_arrays(arrays, names=[column.name for column in specification])
+            yield stage, pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+        for name, made in self._rows.items():
+            yield row_table(name).stage, _row_table(row_table(name), made)
+
+
+def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> pa.Table:
+    extras = zip(*(extra for extra, _ in rows), strict=True)
+    arrays = {
+        column.name: pa.array(values, type=column.arrow) for column, values in zip(_ROW_EXTRAS, extras, strict=True)
+    }
+    values = [value for _, value in rows]
+    filled = frozenset().union(*{frozenset(value) for value in values})
+    for column in table.columns:
+        if column.name in filled:
+            name = column.name
+            arrays[name] = pa.array([value.get(name) for value in values], type=column.arrow)
+    return pa.table(arrays)

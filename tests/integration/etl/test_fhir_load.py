@@ -214,7 +214,9 @@ def test_e53_an_admission_from_the_emergency_room_is_one_visit(hospital: Setting
     part = {"partOf": {"reference": "Encounter/er"}}
     inpatient = encounter("in", "a", "2020-01-02T01:00:00Z", "2020-01-06T09:00:00Z", "IMP", **part)
     load(hospital, write_ndjson(tmp_path / "1.ndjson", [patient("a"), emergency, inpatient]))
-    visit = rows_of(hospital, "SELECT visit_concept_id, visit_start_date::text, visit_end_date::text FROM visit_occurrence")
+    visit = rows_of(
+        hospital, "SELECT visit_concept_id, visit_start_date::text, visit_end_date::text FROM visit_occurrence"
+    )
     assert visit == [(262, "2020-01-01", "2020-01-06")]
     assert rows_of(hospital, "SELECT visit_detail_concept_id FROM visit_detail ORDER BY 1") == [(9201,), (9203,)]
 
@@ -227,7 +229,7 @@ def test_e52_a_parent_that_comes_later_takes_its_parts_in(hospital: Settings, tm
     assert rows_of(hospital, "SELECT visit_occurrence_id, visit_detail_id FROM measurement") == [(1, None)]
     load(hospital, write_ndjson(tmp_path / "2.ndjson", [encounter("root", "a", "2020-01-01T00:00:00Z")]))
     assert rows_of(hospital, "SELECT count(*) FROM visit_occurrence") == [(1,)]
-    (visit, detail), = rows_of(hospital, "SELECT visit_occurrence_id, visit_detail_id FROM measurement")
+    ((visit, detail),) = rows_of(hospital, "SELECT visit_occurrence_id, visit_detail_id FROM measurement")
     assert (visit, detail) == (2, 1)
 
 
@@ -261,7 +263,9 @@ def test_e18_a_conditional_reference_finds_its_patient_by_hash(hospital: Setting
 def test_e20_a_provider_who_comes_later_completes_the_rows(hospital: Settings, tmp_path: Path) -> None:
     by = {"performer": [{"reference": "Practitioner/doc"}]}
     visit = encounter("e", "a", "2020-01-01T00:00:00Z", participant=[{"individual": {"reference": "Practitioner/doc"}}])
-    load(hospital, write_ndjson(tmp_path / "1.ndjson", [patient("a"), visit, observation("o", "a", "2020-01-01", **by)]))
+    load(
+        hospital, write_ndjson(tmp_path / "1.ndjson", [patient("a"), visit, observation("o", "a", "2020-01-01", **by)])
+    )
     assert rows_of(hospital, "SELECT provider_id FROM measurement") == [(None,)]
     load(hospital, write_ndjson(tmp_path / "2.ndjson", [practitioner("doc")]))
     assert rows_of(hospital, "SELECT provider_id FROM measurement") == [(1,)]
