@@ -275,3 +275,42 @@ def _write_vocabulary(folder: Path) -> None:
     )
     relation = {"concept_id_1": [2001], "concept_id_2": [1003], "relationship_id": ["Maps to"]}
     pq.write_table(pa.table(relation), folder / "concept_relationship.parquet")
+
+
+def test_l09_every_connection_reads_one_state_while_another_writes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from presage_platform.labeling import extraction
+
+    read, written = extraction._batches, []
+
+    def writing_first(cursor: Any, query: str) -> Any:
+        if not written:
+            with open_database(run.settings, command="test") as database, database.connect() as connection:
+                connection.execute("DELETE FROM condition_occurrence")
+                connection.commit()
+            written.append(True)
+        return read(cursor, query)
+
+    monkeypatch.setattr(extraction, "_batches", writing_first)
+    assert command.label(run.settings, Request(allow_fewer=True)).snapshot_id == run.report.snapshot_id
+    monkeypatch.undo()
+    with pytest.raises(IntegrityError):
+        command.label(with_labeling(run.settings, k=1000), Request())
+    assert command.label(run.settings, Request(allow_fewer=True)).snapshot_id != run.report.snapshot_id
+
+
+def test_l09_infinite_and_early_and_late_dates_are_dropped_and_counted(run: Run) -> None:
+    with open_database(run.settings, command="test") as database, database.connect() as connection:
+        for number, day in enumerate(("infinity", "-infinity", "1850-01-01", "2022-01-01"), start=1):
+            connection.execute(
+                "INSERT INTO condition_occurrence (condition_occurrence_id, person_id, condition_concept_id,"
+                " condition_start_date, condition_type_concept_id) VALUES (%s, 1, 1001, %s, 32817)",
+                [90_000 + number, day],
+            )
+        connection.commit()
+    report = command.label(run.settings, Request(allow_fewer=True))
+    assert report.snapshot_id == run.report.snapshot_id, "what is dropped leaves no trace in the events"
+    # The counts stand in the manifest of the extraction that wrote the snapshot; read them from a new one.
+    other = command.label(with_labeling(run.settings, n_shards=2), Request(allow_fewer=True))
+    counts = Snapshot.open(run.settings.timeline_dir / other.snapshot_id).manifest["counts"]
+    assert counts["dropped, condition_occurrence: before 1900 or infinite"] == 3
+    assert counts["dropped, condition_occurrence: after the data cut"] == 1
