@@ -157,8 +157,7 @@ def _truth_of_person(result: ShardResult, parameters: Parameters, model: Model, 
         key = study_key(person.index, scan.number)
         for label in headline_labels(parameters, model, history, window):
             _append(tables, "true_labels", _label_row(key, label))
-        labels = [_label_row(key, label) for label in concept_labels(model, history, window)]
-        result.concept_labels.append(pa.Table.from_pylist(labels, schema=LABELS))
+        result.concept_labels.append(_label_table(key, concept_labels(model, history, window)))
 
 
 def _person_row(person: Person) -> dict[str, Any]:
@@ -203,6 +202,12 @@ def _label_row(study: str, label: Label) -> dict[str, Any]:
         "time_s": label.time_s,
         "end_s": label.end_s,
     }
+
+
+def _label_table(study: str, labels: list[Label]) -> pa.Table:
+    columns = [[study] * len(labels)]
+    columns += [[getattr(label, name) for label in labels] for name in LABELS.names[1:]]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, LABELS, strict=True)], schema=LABELS)
 
 
 def _append(tables: dict[str, Rows], name: str, row: dict[str, Any]) -> None:
