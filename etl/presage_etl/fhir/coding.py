@@ -121,7 +121,10 @@ def _canonical(system: str) -> str:
     uri = system.strip().partition("|")[0].rstrip("/")
     if uri[:4].lower() != "http":
         return uri
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # an address that no browser would take is a system of its own
+        return uri
     if parts.netloc.lower() == "snomed.info" and parts.path.startswith("/sct"):
         return "http://snomed.info/sct"
     return f"http://{parts.netloc.lower()}{parts.path}" + (f"?{parts.query}" if parts.query else "")
