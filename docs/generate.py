@@ -77,6 +77,7 @@ def verdicts() -> Iterator[str]:
     from presage_platform.volumes.catalogue import Verdict
 
     yield "# Series verdicts\n\nGravest first. `rejected_…` is not converted; `ok_…` was, after a named action."
+    yield "Codes are never renamed; some are reserved for readers and repairs to come (NIfTI, tilt, varying steps)."
     yield "\n| code | status | meaning |\n|---|---|---|"
     for verdict in Verdict:
         yield f"| `{verdict.value}` | {verdict.status} | {getattr(verdict, 'meaning', '')} |"
