@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from datetime import date
 from importlib.resources import files
@@ -14,6 +13,7 @@ import psycopg
 import zstandard
 from psycopg.rows import dict_row
 
+from presage_etl.fhir.again import read_again
 from presage_etl.fhir.coding import CodeSystems
 from presage_etl.fhir.context import open_context
 from presage_etl.fhir.inputs import find_files
@@ -60,7 +60,7 @@ def explain(key: str, *, settings: Settings, source: str | None = None) -> dict[
             found["rows"] = _origins(connection, held[0]["resource_no"])
             found["unmapped"] = _rows(connection, "explain_unmapped", resource_no=held[0]["resource_no"])
         found["dead_letters"] = [{n: v for n, v in letter.items() if n != "payload"} for letter in letters]
-        raw = _bytes_of(held[0]) if held else _payload(letters)
+        raw = _bytes_of(held[0], settings) if held else _payload(letters)
         found["codes"] = _codes(connection, settings, raw) if raw else "the source file is gone or has changed"
         return found
 
@@ -136,16 +136,13 @@ def _shown(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _bytes_of(held: dict[str, Any]) -> bytes | None:
+def _bytes_of(held: dict[str, Any], settings: Settings) -> bytes | None:
     """Read the resource once more from its file, if it still is the same."""
-    path = Path(held["path"])
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).digest() != bytes(held["sha256"]):
+    if held["path"] is None:
         return None
-    for partition in partitions(find_files([path])):
-        for entry in read(partition):
-            if entry.offset == held["byte_offset"] and entry.raw:
-                return entry.raw
-    return None
+    bases = frozenset(base.rstrip("/") for base in settings.etl.bases)
+    found = read_again([(0, held["path"], held["sha256"], held["byte_offset"])], bases)
+    return zstandard.decompress(found[0]) if found else None
 
 
 def _payload(letters: list[dict[str, Any]]) -> bytes | None:

@@ -11,6 +11,7 @@ import msgspec
 from presage_etl.fhir.mapping import Decoded
 from presage_etl.fhir.outcome import Dead
 from presage_etl.fhir.reader import Entry
+from presage_etl.fhir.resource_types import RESOURCE_TYPES
 
 
 class _Meta(msgspec.Struct, gc=False, rename="camel"):
@@ -56,6 +57,7 @@ class Held:
     last_updated: datetime | None
     version_id: int | None
     run_no: int
+    deleted_at: datetime | None
 
 
 def identify(resource: Resource) -> None:
@@ -63,8 +65,11 @@ def identify(resource: Resource) -> None:
     entry = resource.entry
     resource.content_hash = blake2b(entry.raw, digest_size=16).digest()
     if entry.deleted is not None:
-        resource.resource_type, _, resource.resource_id = entry.deleted.partition("/")
-        resource.state = "deleted"
+        resource_type, _, resource.resource_id = entry.deleted.partition("/")
+        if resource_type not in RESOURCE_TYPES:
+            kill(resource, "no-resource-type", None)
+            return
+        resource.resource_type, resource.state = resource_type, "deleted"
         return
     if entry.dead is not None:
         kill(resource, entry.dead, entry.path)
@@ -73,12 +78,14 @@ def identify(resource: Resource) -> None:
     if isinstance(envelope, Dead):
         kill(resource, envelope.reason, envelope.path)
         return
-    resource.resource_type, resource.resource_id = envelope.resource_type, envelope.id
+    resource.resource_id = envelope.id
+    if envelope.resource_type in RESOURCE_TYPES:
+        resource.resource_type = envelope.resource_type
     if entry.excluded is not None:
         resource.state, resource.reason = "excluded", entry.excluded
-    elif envelope.resource_type is None:
+    elif resource.resource_type is None:
         kill(resource, "no-resource-type", None)
-    elif not envelope.id and envelope.resource_type != "OperationOutcome":
+    elif not envelope.id and resource.resource_type != "OperationOutcome":
         kill(resource, "no-id", None)
     if envelope.meta is not None:
         resource.last_updated = _instant(envelope.meta.last_updated)
@@ -88,7 +95,7 @@ def identify(resource: Resource) -> None:
 
 def judge(resource: Resource, held: Held, transform_no: int, *, ignore_hashes: bool) -> None:
     """Compare with what the ledger holds: unchanged, older, or news (gate 7, E77, E78)."""
-    if held.state != "deleted" and held.content_hash == resource.content_hash and resource.state == "loaded":
+    if held.state in ("loaded", "excluded") and held.content_hash == resource.content_hash and resource.state == "loaded":
         if held.transform_no != transform_no or ignore_hashes:
             return
         resource.state, resource.reason = "unchanged", held.reason
@@ -100,10 +107,11 @@ def is_older(resource: Resource, held: Held) -> bool:
     """Return whether the ledger's copy wins (E78); of equal copies the later run's wins."""
     if resource.state == "deleted":
         return False
+    if held.state == "deleted":  # only what was written after it comes back (E80)
+        since = held.last_updated or held.deleted_at
+        return resource.last_updated is None or since is None or resource.last_updated <= since
     if resource.last_updated and held.last_updated and resource.last_updated != held.last_updated:
         return resource.last_updated < held.last_updated
-    if held.state == "deleted":
-        return True
     if resource.version_id is not None and held.version_id is not None and resource.version_id != held.version_id:
         return resource.version_id < held.version_id
     return resource.entry.as_of_run is not None and resource.entry.as_of_run < held.run_no

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal, Protocol
 
 import zstandard
 
@@ -25,6 +24,9 @@ Compression = Literal["", "gzip", "zstd"]
 
 BLOCK_BYTES = 16 << 20
 PEEK_BYTES = 1 << 16
+PACKED_BYTES = 1 << 14
+"""Compressed bytes taken at a time: as much can be lost where an archive is damaged."""
+DAMAGED = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 LINE_FORMS = (".ndjson", ".jsonl")
 LOOKED_FOR = ".ndjson, .json, .gz, .zst"
 
@@ -89,15 +91,73 @@ def _refuse_unusable(paths: Sequence[Path], files: Sequence[InputFile]) -> None:
     raise InputError(f"no FHIR resource found in {asked} (looked for {LOOKED_FOR}){found}")
 
 
-def open_bytes(path: Path, compression: Compression) -> IO[bytes]:
+class ByteStream(Protocol):
+    """What is read from a file, decompressed if need be."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return some bytes, at most about `size`; none at the end."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+@contextmanager
+def open_bytes(path: Path, compression: Compression) -> Iterator[ByteStream]:
     """Open a file for reading, decompressed; members and frames that follow each other are one stream."""
-    if compression == "gzip":
-        return gzip.open(path, "rb")
-    raw = path.open("rb")
-    if compression == "zstd":
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
-        return io.BufferedReader(reader, 1 << 20)
-    return raw
+    with path.open("rb") as raw:
+        yield _Decompressed(raw, compression) if compression else raw
+
+
+class _Decompressed:
+    """gzip or zstd, read so that everything before a damage is returned before the error is raised."""
+
+    def __init__(self, raw: IO[bytes], compression: Compression) -> None:
+        self._raw, self._compression = raw, compression
+        self._decompress: Any = None
+        self._pending = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes; EOFError when the archive ends early."""
+        while True:
+            self._pending = self._pending or self._raw.read(PACKED_BYTES)
+            if not self._pending:
+                if self._decompress is not None and not self._decompress.eof:
+                    raise EOFError
+                return b""
+            if self._decompress is None or self._decompress.eof:
+                if self._decompress is not None and not self._pending.strip(b"\0"):
+                    self._pending = b""  # tapes and block devices leave zeros behind the last member
+                    continue
+                self._decompress = self._next_member()
+            found: bytes = self._decompress.decompress(self._pending)
+            self._pending = self._decompress.unused_data if self._decompress.eof else b""
+            if found:
+                return found
+
+    def _next_member(self) -> Any:
+        if self._compression == "gzip":
+            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        return zstandard.ZstdDecompressor().decompressobj()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
+
+
+def read_block(stream: ByteStream, size: int) -> tuple[bytes, bool]:
+    """Return about `size` bytes, less at the end only, and whether the archive breaks off within them."""
+    pieces: list[bytes] = []
+    missing = size
+    while missing > 0:
+        try:
+            piece = stream.read(min(missing, 1 << 20))
+        except DAMAGED:
+            return b"".join(pieces), True
+        if not piece:
+            break
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces), False
 
 
 def _examine(path: Path) -> InputFile:
@@ -118,34 +178,33 @@ def _examine(path: Path) -> InputFile:
 
 
 def _form_of(path: Path, compression: Compression) -> tuple[Form, str]:
-    try:
-        with open_bytes(path, compression) as stream:
-            head = stream.read(PEEK_BYTES)
-            body = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-            if not body:
-                return ("empty", "") if len(head) < PEEK_BYTES else ("unusable", "blank text")
-            if body[:1] == b"{":
-                return ("ndjson" if _is_lines(path, body, stream) else "json"), ""
-            if body[:1] == b"[":
-                return "json", ""
-            return "unusable", _looks_like(body)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
-        return "ndjson", ""  # a damaged archive: what can be read is read, the rest is a dead letter
+    with open_bytes(path, compression) as stream:
+        head, damaged = read_block(stream, PEEK_BYTES)
+        body = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not body:
+            if damaged:
+                return "ndjson", ""  # nothing can be told: the reader makes one dead letter of it
+            return ("empty", "") if len(head) < PEEK_BYTES else ("unusable", "blank text")
+        if body[:1] == b"{":
+            return ("ndjson" if _is_lines(path, body, stream) else "json"), ""
+        if body[:1] == b"[":
+            return "json", ""
+        return "unusable", _looks_like(body)
 
 
-def _is_lines(path: Path, body: bytes, stream: IO[bytes]) -> bool:
+def _is_lines(path: Path, body: bytes, stream: ByteStream) -> bool:
     if any(suffix in LINE_FORMS for suffix in path.suffixes[-2:]):
         return True
     line, newline, rest = body.partition(b"\n")
     while not newline and len(body) < BLOCK_BYTES * 4:
-        more = stream.read(BLOCK_BYTES)
+        more, damaged = read_block(stream, BLOCK_BYTES)
         if not more:
-            return False
+            return damaged and body[:1] == b"{" and b"\n" in body
         body += more
         line, newline, rest = body.partition(b"\n")
     if not line.rstrip().endswith(b"}") or not _is_object(line):
         return False
-    following = rest.lstrip() or stream.read(PEEK_BYTES).lstrip()
+    following = rest.lstrip() or read_block(stream, PEEK_BYTES)[0].lstrip()
     return following[:1] == b"{"
 
 
@@ -199,12 +258,12 @@ def _hash_and_cut(file: InputFile) -> InputFile:
 
 
 def _latest_inside(file: InputFile) -> bytes:
-    latest, tail = b"", b""
-    try:
-        with open_bytes(file.path, file.compression) as stream:
-            while block := stream.read(1 << 20):
-                latest = max([latest, *_LAST_UPDATED.findall(tail + block)])
-                tail = block[-_OVERLAP:]
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
-        pass  # damaged: the reader says so
+    latest, tail, block = b"", b"", b"."
+    with open_bytes(file.path, file.compression) as stream:
+        while block:
+            block, damaged = read_block(stream, 1 << 20)
+            latest = max([latest, *_LAST_UPDATED.findall(tail + block)])
+            tail = block[-_OVERLAP:]
+            if damaged:
+                break
     return latest

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from presage_etl.fhir.bulk_load import WORTH_IT_ROWS, without_indexes
 from presage_etl.fhir.merge_keys import MergeSession, find_references, put_aside
+from presage_etl.fhir.again import read_again
 from presage_etl.fhir.merge_rows import REF_TABLES, VISITS, Changes, RowMerge
 from presage_etl.fhir.partition import Load
 from presage_etl.fhir.stage import ROW_TABLES, RowTable, row_table
@@ -78,6 +79,7 @@ class _Merge:
             self._write_sites_and_persons()
             self._write_visits()
             self._write_events()
+        self._remove_persons()
         self._finish_references()
         outcomes = self._outcomes()
         self._write_letters()
@@ -278,6 +280,51 @@ class _Merge:
             if name != "person":
                 self.rows.delete_vanished(name)
 
+    def _remove_persons(self) -> None:
+        """Take away persons whose Patient went; who was replaced leaves the events to the other (E22, E80)."""
+        if self.load.is_first or "person" not in self.active:
+            return
+        self.session.run("gone_persons")
+        if not self.session.one("SELECT count(*) FROM gone_person"):
+            return
+        tables = [row_table(name) for name in ROW_TABLES if "person_id" in row_table(name).references]
+        for table in tables:
+            if table.name != "death":
+                self.rows.changes.updated[table.name] += self.rows.execute(_HAND_OVER.format(table=sql.Identifier(table.name)))
+        parts = [
+            sql.SQL(
+                "SELECT o.resource_no, g.wanted_key FROM {table} AS t JOIN gone_person AS g ON g.person_id = t.person_id "
+                "JOIN origin AS o ON o.table_no = {number} AND o.row_id = t.{key} WHERE o.resource_no <> g.resource_no"
+            ).format(table=sql.Identifier(table.name), number=sql.Literal(table.number), key=sql.Identifier(table.key))
+            for table in tables
+        ]
+        orphans = sql.SQL("CREATE TEMP TABLE orphan ON COMMIT DROP AS SELECT DISTINCT * FROM ({}) AS o")
+        self.cursor.execute(orphans.format(sql.SQL(" UNION ALL ").join(parts)))
+        for table in tables:
+            number = self.rows.execute(
+                sql.SQL("DELETE FROM {} AS t USING gone_person AS g WHERE t.person_id = g.person_id").format(
+                    sql.Identifier(table.name)
+                )
+            )
+            self.rows.changes.deleted[table.name] += number
+        self._write_orphans()
+        self.session.run("remove_persons")
+        self.rows.changes.deleted["person"] += self.cursor.rowcount
+
+    def _write_orphans(self) -> None:
+        """Keep what lost its person as dead letters: it returns with the Patient."""
+        self.cursor.execute(
+            "CREATE TEMP TABLE orphan_payload (resource_no bigint PRIMARY KEY, payload bytea) ON COMMIT DROP"
+        )
+        if self.load.keep_payload:
+            self.cursor.execute(
+                "SELECT r.resource_no, f.path, f.sha256, r.byte_offset FROM orphan AS o JOIN resource AS r USING (resource_no) "
+                "JOIN source_file AS f ON f.file_no = r.file_no"
+            )
+            found = read_again(self.cursor.fetchall())
+            self.cursor.executemany("INSERT INTO orphan_payload VALUES (%s, %s)", list(found.items()))
+        self.session.run("orphans", source_no=self.load.source_no, run_no=self.load.run_no)
+
     # --- what depends on everything ---
 
     def _finish_references(self) -> None:
@@ -359,6 +406,10 @@ class _Merge:
             copy_in(self.connection, "payload", rows)
 
 
+_HAND_OVER = sql.SQL(
+    "UPDATE {table} AS t SET person_id = g.heir_id FROM gone_person AS g "
+    "WHERE t.person_id = g.person_id AND g.heir_id IS NOT NULL"
+)
 _ADDRESS_ROWS = sql.SQL(
     "INSERT INTO location (location_id, {columns}) SELECT a.row_id, {staged} FROM address AS a "
     "JOIN kept AS k ON k.resource_no = a.resource_no "

@@ -82,10 +82,13 @@ def _collect_wanted(session: MergeSession) -> None:
         "SELECT p.wanted_key FROM pending_reference AS p JOIN candidate AS c "
         "ON p.wanted_key = c.resource_type || '/' || c.resource_id WHERE p.source_no = %(source_no)s"
     )
+    replaced = sql.SQL(
+        "SELECT 'Patient/' || resource_id FROM candidate WHERE resource_type = 'Patient' AND held_no IS NOT NULL"
+    )
     statement = sql.SQL(
         "CREATE TEMP TABLE wanted ON COMMIT DROP AS SELECT DISTINCT key FROM ({}) AS k WHERE key IS NOT NULL"
     )
-    session.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join([*parts, arrived])), session.source)
+    session.cursor.execute(statement.format(sql.SQL(" UNION ALL ").join([*parts, arrived, replaced])), session.source)
 
 
 def put_aside(session: MergeSession) -> None:

@@ -82,7 +82,7 @@ class RowMerge:
     def assign_ids(self, name: str) -> None:
         """Make `ids_<table>`: the id of each staged row, that of the same slot if it exists, else the next one."""
         table = row_table(name)
-        only = sql.SQL("AND s.rule <> 47" if name == "location" else "")
+        only = sql.SQL(_ONLY.get(name, ""))  # type: ignore[arg-type]
         self._number(
             table,
             sql.SQL(
@@ -134,6 +134,12 @@ class RowMerge:
             rows = self._wanted_rows(table, columns)
         else:
             rows = self._staged_rows(table, columns)
+        if name in REQUIRED:
+            self.execute(
+                sql.SQL("DELETE FROM {ids} WHERE row_id NOT IN (SELECT row_id FROM ({rows}) AS r)").format(
+                    ids=_ids(name), rows=rows
+                )
+            )
         self._insert(table, columns, rows)
         if not self.is_first:
             self._update(table, columns, rows)
@@ -289,6 +295,18 @@ class RowMerge:
             )
 
 
+_ONLY = {
+    # an address of a patient is shared: addresses.sql
+    "location": "AND s.rule <> 47",
+    # a series has one row, whoever named it first
+    "image_occurrence": (
+        "AND NOT EXISTS (SELECT FROM image_occurrence AS x LEFT JOIN origin AS xo "
+        "ON xo.table_no = 30 AND xo.row_id = x.image_occurrence_id "
+        "WHERE x.image_series_uid = s.image_series_uid AND xo.resource_no IS DISTINCT FROM k.resource_no) "
+        "AND NOT EXISTS (SELECT FROM stage_image_occurrence AS s2 JOIN kept AS k2 ON k2.stage_no = s2.stage_no "
+        "WHERE s2.image_series_uid = s.image_series_uid AND k2.resource_no < k.resource_no)"
+    ),
+}
 _INSERT_ORIGINS = sql.SQL(
     "INSERT INTO origin (table_no, row_id, resource_no, slot, run_no, file_no, byte_offset, line, version_id, rule, "
     "date_source, imputed, flags) "

@@ -41,12 +41,12 @@ from presage_etl.fhir.ledger import (
 from presage_etl.fhir.merge import Merged, merge
 from presage_etl.fhir.merge_rows import Changes
 from presage_etl.fhir.partition import STAGE_BITS, ChunkResult, Load, Task, process
-from presage_etl.fhir.reader import Partition, partitions, read
+from presage_etl.fhir.reader import DELETED, Partition, partitions, read
 from presage_etl.fhir.report import LoadReport
 from presage_etl.fhir.stage import drop_stage
 from presage_etl.fhir.stopping import Stop
 from presage_etl.policies import Policies, read_policies
-from presage_platform.errors import InputError, IntegrityError, InterruptedRun, QualityError
+from presage_platform.errors import InputError, IntegrityError, InterruptedRun, QualityError, UsageError
 from presage_platform.logs import get_logger
 from presage_platform.omop.vocabulary import release
 from presage_platform.parallel import map_partitions, num_workers
@@ -62,6 +62,8 @@ log = get_logger(__name__)
 SQL = files("presage_etl.fhir") / "sql"
 FIRST_FILE_CHUNK = 1 << 20
 """Chunks below this number hold dead letters of earlier runs: they are older than any file (E78)."""
+LAST_CHUNK = 1 << 37
+"""What `--delete` removes, after every file."""
 LETTERS_A_CHUNK = 5_000
 MAX_DEAD = 0.01
 
@@ -108,6 +110,9 @@ def load_export(paths: Sequence[Path] | Path, *, settings: Settings, options: Op
         Ctrl-C or SIGTERM; the same call continues.
     """
     options = options or Options()
+    for key in options.deletes:
+        if DELETED.fullmatch(key) is None:
+            raise UsageError("--delete expects Type/id, for example Observation/123")
     chosen = [paths] if isinstance(paths, Path) else list(paths)
     _require(chosen)
     policies = read_policies(settings.etl.policies, options.policies)
@@ -240,6 +245,9 @@ class _Run:
         with Progress("etl fhir", total=total or None, unit="bytes") as bar:
             tasks = (Task(load, part) for part in self._partitions(begun) if part.chunk_no not in done)
             self._work(tasks, stop, bar)
+            if self.options.deletes and LAST_CHUNK not in done:
+                removal = Partition(LAST_CHUNK, (), deletes=self.options.deletes)
+                self._work([Task(load, removal)], stop, bar)
             letters = self._letter_chunks(connection, begun, done)
             self._work((Task(load, part) for part in letters), stop, bar)
 

@@ -7,16 +7,13 @@ that an interrupted run knows what it has done. Nothing is interpreted here but 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import msgspec
-import zstandard
 
-from presage_etl.fhir.inputs import BLOCK_BYTES, Compression, InputFile, open_bytes
+from presage_etl.fhir.inputs import BLOCK_BYTES, Compression, InputFile, open_bytes, read_block
 from presage_etl.fhir.reference import base_of, settle
 
 MAX_RESOURCE_BYTES = 64 << 20
@@ -48,6 +45,8 @@ class Partition:
     parts: tuple[Part, ...]
     letters: tuple[int, ...] = ()
     """Dead letters of earlier runs to try again, instead of files."""
+    deletes: tuple[str, ...] = ()
+    """`Type/id` of resources to remove, instead of files."""
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -93,11 +92,11 @@ class _Name(msgspec.Struct):
     id: str | None = None
 
 
+DELETED = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})$")
+
 _bundle = msgspec.json.Decoder(_Bundle)
 _name = msgspec.json.Decoder(_Name)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-
-DAMAGED = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
 # --- partitions ------------------------------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def _decompressed_pieces(file: InputFile) -> Iterator[Part]:
     offset, line, carry = 0, 1, b""
     with open_bytes(file.path, file.compression) as stream:
         while True:
-            block, damaged = _read_block(stream)
+            block, damaged = read_block(stream, BLOCK_BYTES)
             data = carry + block
             end = len(data) if damaged or not block else data.rfind(b"\n") + 1
             if end:
@@ -165,27 +164,13 @@ def _block_part(file: InputFile, data: bytes, offset: int, line: int, damaged: b
     return Part(file.file_no, file.path, form, "", offset, None, line, data)
 
 
-def _read_block(stream: IO[bytes]) -> tuple[bytes, bool]:
-    """Return up to 16 MiB, and whether the archive breaks off within them."""
-    pieces: list[bytes] = []
-    size = 0
-    while size < BLOCK_BYTES:
-        try:
-            piece = stream.read(1 << 20)
-        except DAMAGED:
-            return b"".join(pieces), True
-        if not piece:
-            break
-        pieces.append(piece)
-        size += len(piece)
-    return b"".join(pieces), False
-
-
 # --- resources -------------------------------------------------------------------------------------------------------
 
 
 def read(partition: Partition, bases: frozenset[str] = frozenset()) -> Iterator[Entry]:
     """Yield the resources of a partition in the order in which they stand."""
+    for key in partition.deletes:
+        yield Entry(b"", 0, 0, None, deleted=key)
     for part in partition.parts:
         data, damaged = _bytes_of(part)
         form = part.form
@@ -200,13 +185,14 @@ def read(partition: Partition, bases: frozenset[str] = frozenset()) -> Iterator[
 def _bytes_of(part: Part) -> tuple[bytes, bool]:
     if part.data is not None:
         return part.data, False
+    if not part.compression:
+        with part.path.open("rb") as raw:
+            raw.seek(part.offset)
+            return raw.read() if part.stop is None else raw.read(part.stop - part.offset), False
     with open_bytes(part.path, part.compression) as stream:
-        if not part.compression:
-            stream.seek(part.offset)
-            return stream.read() if part.stop is None else stream.read(part.stop - part.offset), False
         pieces: list[bytes] = []
         while True:
-            block, damaged = _read_block(stream)
+            block, damaged = read_block(stream, BLOCK_BYTES)
             pieces.append(block)
             if damaged or not block:
                 return b"".join(pieces), damaged
@@ -289,8 +275,7 @@ def _bundle_entries(
     position = 0
     for entry in bundle.entry:
         if entry.request is not None and entry.request.method == "DELETE":
-            url = (entry.request.url or "").split("?")[0].strip("/")
-            yield Entry(b"", file_no, offset + position, line, deleted="/".join(url.split("/")[-2:]))
+            yield _delete(entry.request.url or "", file_no, offset + position, line)
             continue
         body = bytes(entry.resource)
         if not body or body == b"null":
@@ -298,6 +283,14 @@ def _bundle_entries(
         position = raw.find(body, position)
         yield from _bundle_entry(entry, body, names, known, file_no, offset + position, line, depth)
         position += len(body)
+
+
+def _delete(url: str, file_no: int, offset: int, line: int | None) -> Entry:
+    """Return the wish to remove one resource; one that names it by a search is not guessed at."""
+    match = DELETED.search(url)
+    if match is None:
+        return Entry(url.encode(), file_no, offset, line, dead="structure", path="Bundle.entry.request.url")
+    return Entry(b"", file_no, offset, line, deleted=f"{match[1]}/{match[2]}")
 
 
 def _bundle_entry(

@@ -168,7 +168,7 @@ resource = Table(
     _required("source_no", SmallInteger),
     _required("resource_type", Text),
     _required("resource_id", Text),
-    _required("state", Text, comment="loaded, excluded or deleted"),
+    _required("state", Text, comment="loaded, excluded, deleted, or dead: its person went"),
     Column("reason", Text, comment="why it is excluded"),
     _required("content_hash", LargeBinary, comment="BLAKE2b-128 of the bytes"),
     _required("transform_no", Integer),

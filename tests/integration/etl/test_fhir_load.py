@@ -311,3 +311,44 @@ def test_e4_bundles_of_every_kind(hospital: Settings, tmp_path: Path) -> None:
     report = load(hospital, tmp_path / "b.json")
     assert report.total.excluded == {"not-a-match": 1}
     assert report.total.loaded == {"new": 2}
+
+
+def test_e80_a_deleted_patient_returns_with_everything(hospital: Settings, tmp_path: Path) -> None:
+    resources = [
+        patient("a"),
+        patient("b"),
+        encounter("e", "a", "2020-01-01T00:00:00Z"),
+        observation("o", "a", "2020-01-01", encounter={"reference": "Encounter/e"}),
+        observation("p", "b", "2020-01-01"),
+    ]
+    load(hospital, write_ndjson(tmp_path / "1.ndjson", resources))
+    before = portable_dump(hospital)
+    removed = load(hospital, deletes=("Patient/a",))
+    assert removed.total.loaded == {"deleted": 1}
+    assert rows_of(hospital, "SELECT count(*) FROM person") == [(1,)]
+    assert rows_of(hospital, "SELECT count(*) FROM measurement") == [(1,)]
+    assert rows_of(hospital, "SELECT count(*) FROM visit_occurrence") == [(0,)]
+    stale = load(hospital, write_ndjson(tmp_path / "2.ndjson", [patient("a")]))
+    assert stale.total.excluded == {"superseded": 1}
+    newer = patient("a", meta={"lastUpdated": "2030-01-01T00:00:00Z"})
+    back = load(hospital, write_ndjson(tmp_path / "3.ndjson", [newer]))
+    assert back.total.num_in == 3
+    assert portable_dump(hospital) == before
+
+
+def test_e80_delete_entries_of_a_bundle_remove(hospital: Settings, tmp_path: Path) -> None:
+    load(hospital, write_ndjson(tmp_path / "1.ndjson", [patient("a"), observation("o", "a", "2020-01-01")]))
+    entries = [{"request": {"method": "DELETE", "url": url}} for url in ("Observation/o", "Observation?code=1")]
+    (tmp_path / "2.json").write_text(json.dumps({"resourceType": "Bundle", "type": "transaction", "entry": entries}))
+    report = load(hospital, tmp_path / "2.json")
+    assert (report.total.loaded, report.total.dead) == ({"deleted": 1}, {"structure": 1})
+    assert rows_of(hospital, "SELECT count(*) FROM measurement") == [(0,)]
+
+
+def test_e22_a_patient_who_is_replaced_later_leaves_the_events_to_the_other(hospital: Settings, tmp_path: Path) -> None:
+    load(hospital, write_ndjson(tmp_path / "1.ndjson", [patient("a"), observation("o", "a", "2020-01-01"), patient("b")]))
+    alias = patient("a", link=[{"other": {"reference": "Patient/b"}, "type": "replaced-by"}])
+    load(hospital, write_ndjson(tmp_path / "2.ndjson", [alias]))
+    assert rows_of(hospital, "SELECT person_id FROM person") == [(2,)]
+    assert rows_of(hospital, "SELECT person_id FROM measurement") == [(2,)]
+    assert rows_of(hospital, "SELECT person_id FROM observation_period") == [(2,)]
