@@ -14,6 +14,9 @@ from presage_etl.synthetic.identifiers import (
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.vocabulary import DEMO
 
+FEWEST_EVENTS, PERSONS_AN_EVENT = 3, 40
+"""A small hospital has few events: a task then needs one event in forty persons, and never fewer than three."""
+
 SITE = """# Settings of a synthetic hospital (synthetic: true).
 
 [etl]
@@ -62,5 +65,5 @@ def site_toml(parameters: Parameters) -> str:
         accession_issuer=ACCESSION_ISSUER,
         accession_system=ACCESSION_SYSTEM,
         k=parameters.labeling.k,
-        min_events=parameters.labeling.min_events,
+        min_events=max(FEWEST_EVENTS, min(parameters.labeling.min_events, parameters.patients // PERSONS_AN_EVENT)),
     )

@@ -39,7 +39,7 @@ def evaluate(
         return
     from presage_modeling.evaluation.evaluate import EvaluationSettings
     from presage_modeling.evaluation.run import evaluate_runs
-    from presage_platform.errors import UsageError
+    from presage_platform.errors import NotComputableError, UsageError
 
     if not runs:
         raise UsageError("name at least one run or predictions file, for example `platform eval tiny-time_to_event`")
@@ -52,6 +52,8 @@ def evaluate(
     )
     report = evaluate_runs(runs, workspace=workspace, labels=labels, tasks=tasks, options=options, out=out)
     typer.echo(json.dumps(report.to_json()) if as_json else report.summary())
+    if report.is_empty:
+        raise NotComputableError("every metric is missing, with its reason in the report: more events are needed")
 
 
 def read_horizons(text: str) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from presage_modeling.evaluation.evaluate import EvaluationSettings, evaluate
 from presage_modeling.evaluation.inputs import ArmScores, read_predictions
 from presage_modeling.evaluation.report import answer, comparison_words, interval, number, report_hash, write_report
-from presage_platform.errors import InputError, NotComputableError, UsageError
+from presage_platform.errors import InputError, UsageError
 from presage_platform.labeling.hashing import hash_file
 from presage_platform.labeling.store import LabelStore, open_labels
 from presage_platform.settings import Settings, read_settings
@@ -31,6 +31,11 @@ class EvaluationReport:
 
     page: Path
     document: dict[str, Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """True when every metric of the report is missing, each with its reason."""
+        return all(metric["estimate"] is None for task in self.document["tasks"] for metric in task["metrics"])
 
     def summary(self) -> str:
         """Return the table of arms, the comparisons in words, and the path of the page as the last line."""
@@ -72,8 +77,6 @@ def evaluate_runs(
         When a run, labels or predictions are missing or do not fit together.
     SelfCheckError
         When a self-check fails; no report is written.
-    NotComputableError
-        When a report was written and every metric in it is missing.
     """
     settings = read_settings(workspace)
     store = open_labels(settings, labels)
@@ -89,12 +92,7 @@ def evaluate_runs(
     document = evaluate({arm: scores for arm, scores in arms.items() if scores}, store, names, chosen)
     document["inputs"] = {"labels": store.label_hash, "presage": version("presage"), **inputs}
     folder = out if out is not None else settings.reports_dir / report_hash(document["inputs"], document["settings"])
-    report = EvaluationReport(write_report(document, folder), document)
-    if all(metric["estimate"] is None for task in document["tasks"] for metric in task["metrics"]):
-        raise NotComputableError(
-            f"every metric is missing, with its reason in {report.page}: more test events are needed"
-        )
-    return report
+    return EvaluationReport(write_report(document, folder), document)
 
 
 def headline_tasks(store: LabelStore, patterns: list[str] | None) -> list[str]:
