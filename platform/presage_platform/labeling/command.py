@@ -189,12 +189,13 @@ def _run_tasks(files: list[Path], store: Path, database: Database, request: Requ
 
 
 def task_index(store: Path) -> pa.Table:
-    """Return what outcome tasks need of each study: columns of the index, of its facts (`IndexFacts`), sex and age."""
-    studies, facts = pq.read_table(store / "studies.parquet"), pq.read_table(store / "facts.parquet")
-    for name in facts.column_names:
-        if name not in studies.column_names:
-            studies = studies.append_column(name, facts.column(name))
-    known = pq.read_table(store / "covariates.parquet", columns=["sex", "age_years"])
-    for name in known.column_names:
-        studies = studies.append_column(name, known.column(name))
-    return studies
+    """Return what outcome tasks need of each study: its facts (`IndexFacts`), visit, site, sex and age.
+
+    `studies.parquet` has a `death_s` too, which counts from the scan; that of the facts is absolute.
+    """
+    index = pq.read_table(store / "facts.parquet")
+    for file, names in (("studies", ["visit_occurrence_id", "site"]), ("covariates", ["sex", "age_years"])):
+        known = pq.read_table(store / f"{file}.parquet", columns=names)
+        for name in names:
+            index = index.append_column(name, known.column(name))
+    return index
