@@ -8,7 +8,7 @@ WORKSPACE ?= demo
 CATEGORIES := unit spec reference generative integration functional architecture
 SOURCES := platform etl modeling migrations tests benchmarks
 
-.PHONY: install demo test check fix bench docs audit $(addprefix test-,$(CATEGORIES))
+.PHONY: install demo test check fix bench docs lock audit $(addprefix test-,$(CATEGORIES))
 
 install: $(VENV)/.installed
 
@@ -46,6 +46,15 @@ bench: install
 
 docs: install
 	$(PY) docs/generate.py
+
+# Resolve every dependency again and pin it with hashes; torch and the GPU libraries that its builds bring stay out.
+lock:
+	$(PY) -m pip install --quiet pip-tools
+	$(PY) -m piptools compile --quiet --generate-hashes --extra dev --allow-unsafe --unsafe-package torch --strip-extras \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-emit-options --no-annotate \
+	  --output-file constraints.new pyproject.toml
+	( head -2 constraints.txt; awk '/^(nvidia-|cuda-|triton|#)/ {skip=1; next} /^[a-z0-9]/ {skip=0} !skip' constraints.new ) > constraints.lock
+	mv constraints.lock constraints.txt && rm constraints.new
 
 audit: install
 	@$(PY) -m pip_audit --require-hashes --disable-pip -r constraints.txt || echo "audit: no advisory database reachable, or findings above"
