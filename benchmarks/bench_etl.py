@@ -127,7 +127,8 @@ def write_vocabulary(folder: Path) -> Path:
         "valid_start_date\tvalid_end_date\tinvalid_reason\n"
     )
     lines = [
-        f"{2_000_000_000 + code}\tTest {code}\tMeasurement\tLOINC\tLab Test\tS\t{10_000 + code}-0\t19700101\t20991231\t\n"
+        f"{2_000_000_000 + code}\tTest {code}\tMeasurement\tLOINC\tLab Test\tS\t{10_000 + code}-0\t"
+        "19700101\t20991231\t\n"
         for code in range(NUM_CODES)
     ]
     lines.append("8840\tmilligram per deciliter\tUnit\tUCUM\tUnit\tS\tmg/dL\t19700101\t20991231\t\n")
@@ -190,7 +191,7 @@ def raw_copy(database: Database, settings: Settings) -> tuple[float, int]:
         for name, rows in data.items():
             copy_in(connection, name, rows, schema="raw")
             for definition in indexes[name]:
-                connection.execute(definition)  # type: ignore[call-overload]
+                connection.execute(definition)
         connection.commit()
         return time.perf_counter() - start, sum(rows.num_rows for rows in data.values())
 
@@ -241,7 +242,8 @@ def write_result(figures: dict[str, Any], runs: list[dict[str, Any]]) -> Path:
             [
                 "# FHIR load: laboratory Observations",
                 "",
-                "Question: how many Observations a second does `platform etl fhir` load, and how many times a raw COPY is it?",
+                "Question: how many Observations a second does `platform etl fhir` load, and how many times a "
+                "raw COPY is it?",
                 "",
                 f"Answer: {figures['resources_per_s']:,} resources/s (target {TARGET_RATE:,} at 1 million) and "
                 f"{figures['ratio']} × raw COPY (target ≤ {TARGET_RATIO:g}): {met}.",
@@ -249,10 +251,12 @@ def write_result(figures: dict[str, Any], runs: list[dict[str, Any]]) -> Path:
                 f"Hardware: {figures['hardware']}; load average at the end {figures['load_average']:.1f}. "
                 f"Versions: {figures['versions']}.",
                 "",
-                f"Data: {figures['resources']:,} synthetic Observations of {RESOURCE_BYTES} bytes, {NUM_PERSONS:,} persons, "
+                f"Data: {figures['resources']:,} synthetic Observations of {RESOURCE_BYTES} bytes, "
+                f"{NUM_PERSONS:,} persons, "
                 f"{NUM_CODES} codes, seed {SEED}.",
                 "",
-                f"Command: `python benchmarks/bench_etl.py --resources {figures['resources']} --workers {figures['workers']} "
+                f"Command: `python benchmarks/bench_etl.py --resources {figures['resources']} --workers "
+                f"{figures['workers']} "
                 f"--repeat {figures['runs']} --write`",
                 "",
                 "| run | load s | unchanged again s | raw COPY s | ratio |",

@@ -94,14 +94,14 @@ def small_hospital(num_persons: int = 6, seed: int = 7) -> list[Resource]:
     made: list[Resource] = [practitioner("doc")]
     for number in range(num_persons):
         person, day = f"p{number}", f"2020-0{rng.randint(1, 9)}-1{rng.randint(0, 9)}"
-        dead = {"deceasedDateTime": "2021-05-06"} if number == 1 else {}
+        dead: Resource = {"deceasedDateTime": "2021-05-06"} if number == 1 else {}
         made.append(patient(person, f"19{rng.randint(30, 80)}-05-0{rng.randint(1, 9)}", **dead))
-        doctor = {"participant": [{"individual": {"reference": "Practitioner/doc"}}]}
+        doctor: Resource = {"participant": [{"individual": {"reference": "Practitioner/doc"}}]}
         made.append(encounter(f"{person}-e1", person, f"{day}T08:00:00Z", f"{day}T09:00:00Z", **doctor))
         made.append(encounter(f"{person}-er", person, "2020-11-01T08:00:00Z", "2020-11-01T12:00:00Z", "EMER"))
-        root = {"partOf": {"reference": f"Encounter/{person}-er"}}
+        root: Resource = {"partOf": {"reference": f"Encounter/{person}-er"}}
         made.append(encounter(f"{person}-in", person, "2020-11-01T12:00:00Z", "2020-11-05T12:00:00Z", "IMP", **root))
-        at_visit = {"encounter": {"reference": f"Encounter/{person}-in"}}
+        at_visit: Resource = {"encounter": {"reference": f"Encounter/{person}-in"}}
         made.append(condition(f"{person}-c1", person, "2020-11-02", **at_visit))
         made.append(condition(f"{person}-c2", person, "2020-11-03", code="404684003000", **at_visit))
         for place in range(4):
@@ -204,7 +204,7 @@ load(settings, *map(Path, sys.argv[3:]))
 
 
 def load_and_kill(settings: Settings, point: str, *paths: Path, at_call: int = 1) -> int:
-    """Load in a process of its own that is killed (SIGKILL) when it reaches `module[.Class].function`; return its code."""
+    """Load in a process of its own that is killed when it reaches `module[.Class].function`; return its code."""
     module, *owner, function = point.split(".")
     script = KILLED.format(
         module=module, owner="".join(f".{name}" for name in owner), function=function, at_call=at_call
@@ -224,7 +224,7 @@ DUMPED = (*ROW_TABLES, "observation_period")
 def rows_of(settings: Settings, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """Return the rows of one query."""
     with open_database(settings, command="test") as database, database.connect() as connection:
-        return connection.execute(query, parameters).fetchall()  # type: ignore[call-overload,no-any-return]
+        return connection.execute(query, parameters).fetchall()
 
 
 def dump(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
@@ -243,7 +243,7 @@ def _all(name: str) -> sql.Composed:
 
 
 def portable_dump(settings: Settings) -> dict[str, list[tuple[str, ...]]]:
-    """Return every CDM row with ids replaced by the (resource, slot) they stand for: equal whatever the order of loads."""
+    """Return every CDM row with ids replaced by the (resource, slot) they stand for: equal in any order of loads."""
     with open_database(settings, command="test") as database, database.connect() as connection:
         return {name: _portable(database, connection, name) for name in ROW_TABLES}
 

@@ -79,7 +79,7 @@ def _read_counts(
         for file_no, kind, number in counts:
             read_[file_no, kind] += number
         for *key, number in noted:
-            notes[tuple(key)] += number  # type: ignore[index]
+            notes[tuple(key)] += number
     return [(file_no, kind, number) for (file_no, kind), number in read_.items()], notes
 
 

@@ -51,9 +51,9 @@ def _drop(rule: _Rule) -> sql.Composed:
 
 def _make(rule: _Rule) -> sql.Composed:
     if rule.kind == "i":
-        return sql.SQL("{}").format(sql.SQL(rule.definition))  # type: ignore[arg-type]
+        return sql.SQL("{}").format(sql.SQL(rule.definition))
     return sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
         sql.Identifier(rule.schema, rule.table),
         sql.Identifier(rule.name),
-        sql.SQL(rule.definition),  # type: ignore[arg-type]
+        sql.SQL(rule.definition),
     )

@@ -1,4 +1,4 @@
-"""`platform etl fhir`, `retry`, `explain`, `unmapped` and `status`: load health records, and see what became of them."""
+"""`platform etl fhir`, `retry`, `explain`, `unmapped`, `status`: load health records, see what became of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is computed from the merged rows: observation periods of touched persons, and the row about the database (E83–E87)."""
+"""What is computed from the merged rows: observation periods of touched persons, and cdm_source (E83, E84, E87)."""
 
 from __future__ import annotations
 

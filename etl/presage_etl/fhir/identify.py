@@ -95,7 +95,8 @@ def identify(resource: Resource) -> None:
 
 def judge(resource: Resource, held: Held, transform_no: int, *, ignore_hashes: bool) -> None:
     """Compare with what the ledger holds: unchanged, older, or news (gate 7, E77, E78)."""
-    if held.state in ("loaded", "excluded") and held.content_hash == resource.content_hash and resource.state == "loaded":
+    is_same = held.content_hash == resource.content_hash and resource.state == "loaded"
+    if is_same and held.state in ("loaded", "excluded"):
         if held.transform_no != transform_no or ignore_hashes:
             return
         resource.state, resource.reason = "unchanged", held.reason

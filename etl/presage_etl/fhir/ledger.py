@@ -93,7 +93,8 @@ def writer_lock(database: Database) -> Iterator[psycopg.Connection[Any]]:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", [ETL_LOCK]).fetchone()
         if not row or not row[0]:
             other = connection.execute(
-                "SELECT pid, started_at FROM run WHERE state = 'running' AND command = ANY(%s) ORDER BY run_no DESC LIMIT 1",
+                "SELECT pid, started_at FROM run WHERE state = 'running' AND command = ANY(%s) ORDER BY run_no "
+                "DESC LIMIT 1",
                 [COMMANDS],
             ).fetchone()
             who = f"process {other[0]}, since {other[1]:%Y-%m-%d %H:%M} UTC" if other else "another process"
@@ -118,7 +119,8 @@ def transform_number(connection: psycopg.Connection[Any], request: RunRequest) -
         values,
     )
     row = connection.execute(
-        "SELECT transform_no FROM transform WHERE policy_hash = %s AND mapping_version = %s AND vocabulary_release = %s",
+        "SELECT transform_no FROM transform WHERE policy_hash = %s AND mapping_version = %s AND "
+        "vocabulary_release = %s",
         values,
     ).fetchone()
     assert row is not None
@@ -177,14 +179,15 @@ def begin(
         connection.execute("INSERT INTO run_marker VALUES (%s)", [run_no])
         if policy_changed:
             connection.execute(
-                "INSERT INTO policy_change (changed_at, run_no, source_no, new_hash, policies) VALUES (now(), %s, %s, %s, %s)",
+                "INSERT INTO policy_change (changed_at, run_no, source_no, new_hash, policies) VALUES (now(), "
+                "%s, %s, %s, %s)",
                 [run_no, source_no, request.policies.digest, Jsonb(dict(request.policies))],
             )
     return Begun(run_no, source_no, transform_no, started_on, "reading", is_first, False, numbered)
 
 
 def _exists(connection: psycopg.Connection[Any], query: str, parameters: Sequence[Any]) -> bool:
-    row = connection.execute(query, parameters).fetchone()  # type: ignore[call-overload]
+    row = connection.execute(query, parameters).fetchone()
     return bool(row and row[0])
 
 
@@ -192,7 +195,8 @@ def _abandon(connection: psycopg.Connection[Any], schema: str) -> None:
     """Drop what an interrupted run with other inputs had staged; workers that still live find no marker."""
     connection.execute("DELETE FROM run_marker")
     left = connection.execute(
-        "UPDATE run SET state = 'abandoned', ended_at = now() WHERE command = ANY(%s) AND state = ANY(%s) RETURNING run_no",
+        "UPDATE run SET state = 'abandoned', ended_at = now() WHERE command = ANY(%s) AND state = "
+        "ANY(%s) RETURNING run_no",
         [COMMANDS, UNFINISHED],
     ).fetchall()
     if left:

@@ -16,9 +16,9 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from presage_etl.fhir.again import read_again
 from presage_etl.fhir.bulk_load import WORTH_IT_ROWS, without_indexes
 from presage_etl.fhir.merge_keys import MergeSession, find_references, put_aside
-from presage_etl.fhir.again import read_again
 from presage_etl.fhir.merge_rows import REF_TABLES, VISITS, Changes, RowMerge
 from presage_etl.fhir.partition import Load
 from presage_etl.fhir.stage import ROW_TABLES, RowTable, row_table
@@ -119,7 +119,8 @@ class _Merge:
         """Find the tables that this run may write: rows are staged, or a resource that is written again has some."""
         names = {number: name for name, number in TABLE_NUMBERS.items()}
         self.cursor.execute(
-            "SELECT DISTINCT o.table_no FROM kept AS k JOIN origin AS o ON o.resource_no = k.resource_no WHERE NOT k.is_new"
+            "SELECT DISTINCT o.table_no FROM kept AS k JOIN origin AS o ON o.resource_no = k.resource_no "
+            "WHERE NOT k.is_new"
         )
         held = {names[row[0]] for row in self.cursor.fetchall()}
         self.active = frozenset({table.name for table in self.session.filled_tables(ROW_TABLES)} | held)
@@ -149,7 +150,8 @@ class _Merge:
         self.cursor.execute(
             sql.SQL(
                 "CREATE TEMP TABLE {lookup} ON COMMIT DROP AS SELECT l.key, o.row_id FROM located AS l "
-                "JOIN origin AS o ON o.resource_no = l.resource_no AND o.table_no = {number} AND o.slot IN ('main', 'site')"
+                "JOIN origin AS o ON o.resource_no = l.resource_no AND o.table_no = {number} AND o.slot IN "
+                "('main', 'site')"
             ).format(lookup=sql.Identifier(lookup), number=sql.Literal(TABLE_NUMBERS[name]))
         )
         self.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(lookup)))
@@ -213,9 +215,13 @@ class _Merge:
         statement = sql.SQL(
             "INSERT INTO stage_drug_exposure ({names}) SELECT {values} FROM prescribed AS p "
             "JOIN stage_drug_exposure AS s ON s.stage_no = p.stage_no AND s.medication_key IS NOT NULL "
-            "JOIN prescribed AS one ON one.stage_no = p.stage_no AND one.rank = 1 AND one.slot = s.slot WHERE p.rank > 1"
+            "JOIN prescribed AS one ON one.stage_no = p.stage_no AND one.rank = 1 AND one.slot = s.slot "
+            "WHERE p.rank > 1"
         )
-        values = [sql.SQL(replaced[n]) if n in replaced else sql.SQL("s.{}").format(sql.Identifier(n)) for n in names]  # type: ignore[arg-type]
+        values = [
+            sql.SQL(replaced[name]) if name in replaced else sql.SQL("s.{}").format(sql.Identifier(name))
+            for name in names
+        ]
         self.cursor.execute(
             statement.format(names=sql.SQL(", ").join(map(sql.Identifier, names)), values=sql.SQL(", ").join(values))
         )
@@ -261,10 +267,8 @@ class _Merge:
         if not self.session.one("SELECT count(*) FROM move"):
             return
         for name in WITH_VISITS:
-            if "visit_detail_id" in row_table(name).references:
-                statement = _MOVE
-            else:
-                statement = _MOVE_WITHOUT_DETAIL
+            has_detail = "visit_detail_id" in row_table(name).references
+            statement = _MOVE if has_detail else _MOVE_WITHOUT_DETAIL
             number = self.rows.execute(statement.format(table=sql.Identifier(name)))
             self.rows.changes.updated[name] += number
 
@@ -290,10 +294,12 @@ class _Merge:
         tables = [row_table(name) for name in ROW_TABLES if "person_id" in row_table(name).references]
         for table in tables:
             if table.name != "death":
-                self.rows.changes.updated[table.name] += self.rows.execute(_HAND_OVER.format(table=sql.Identifier(table.name)))
+                number = self.rows.execute(_HAND_OVER.format(table=sql.Identifier(table.name)))
+                self.rows.changes.updated[table.name] += number
         parts = [
             sql.SQL(
-                "SELECT o.resource_no, g.wanted_key FROM {table} AS t JOIN gone_person AS g ON g.person_id = t.person_id "
+                "SELECT o.resource_no, g.wanted_key FROM {table} AS t JOIN gone_person AS g ON g.person_id = "
+                "t.person_id "
                 "JOIN origin AS o ON o.table_no = {number} AND o.row_id = t.{key} WHERE o.resource_no <> g.resource_no"
             ).format(table=sql.Identifier(table.name), number=sql.Literal(table.number), key=sql.Identifier(table.key))
             for table in tables
@@ -318,7 +324,8 @@ class _Merge:
         )
         if self.load.keep_payload:
             self.cursor.execute(
-                "SELECT r.resource_no, f.path, f.sha256, r.byte_offset FROM orphan AS o JOIN resource AS r USING (resource_no) "
+                "SELECT r.resource_no, f.path, f.sha256, r.byte_offset FROM orphan AS o JOIN resource AS r "
+                "USING (resource_no) "
                 "JOIN source_file AS f ON f.file_no = r.file_no"
             )
             found = read_again(self.cursor.fetchall())
@@ -344,7 +351,8 @@ class _Merge:
         if self.load.is_first:
             return
         self.cursor.execute(
-            "SELECT DISTINCT p.table_no, p.column_name FROM pending_reference AS p JOIN located AS l ON l.key = p.wanted_key "
+            "SELECT DISTINCT p.table_no, p.column_name FROM pending_reference AS p JOIN located AS l ON "
+            "l.key = p.wanted_key "
             "WHERE p.source_no = %(source_no)s ORDER BY 1, 2",
             self.session.source,
         )
@@ -354,10 +362,9 @@ class _Merge:
 
     def _complete(self, table: RowTable, column: str) -> None:
         if column == "visit_occurrence_id":
-            lookup, changes = "ref_visit", "visit_occurrence_id = f.visit_occurrence_id"
+            lookup, assignment = "ref_visit", sql.SQL("visit_occurrence_id = f.visit_occurrence_id").format()
             if "visit_detail_id" in table.references:
-                changes += ", visit_detail_id = f.visit_detail_id"
-            assignment = sql.SQL(changes)
+                assignment += sql.SQL(", visit_detail_id = f.visit_detail_id")
         else:
             lookup = REF_TABLES[column]
             assignment = sql.SQL("{} = f.row_id").format(sql.Identifier(column))
@@ -421,7 +428,8 @@ _ADDRESS_ORIGINS = sql.SQL(
     "FROM address AS a JOIN kept AS k ON k.resource_no = a.resource_no WHERE a.is_new"
 )
 _OWN_ADDRESSES = sql.SQL(
-    "SELECT s.stage_no, 'slot:address' AS ref, 16 AS table_no, a.row_id FROM stage_location AS s JOIN address AS a ON a.content = "
+    "SELECT s.stage_no, 'slot:address' AS ref, 16 AS table_no, a.row_id FROM stage_location AS s "
+    "JOIN address AS a ON a.content = "
     "'address:' || concat_ws('|', coalesce(s.state, ''), coalesce(s.zip, ''), coalesce(s.country_source_value, '')) "
     "WHERE s.rule = 47"
 )
@@ -435,9 +443,11 @@ _MOVE_WITHOUT_DETAIL = sql.SQL(
 )
 _COMPLETE = sql.SQL(
     "UPDATE {table} AS t SET {assignment} FROM pending_reference AS p JOIN {lookup} AS f ON f.key = p.wanted_key "
-    "WHERE p.table_no = %(number)s AND p.column_name = %(column)s AND p.source_no = %(source_no)s AND t.{key} = p.row_id"
+    "WHERE p.table_no = %(number)s AND p.column_name = %(column)s AND p.source_no = %(source_no)s "
+    "AND t.{key} = p.row_id"
 )
 _COMPLETED = sql.SQL(
     "DELETE FROM pending_reference AS p USING {lookup} AS f "
-    "WHERE f.key = p.wanted_key AND p.table_no = %(number)s AND p.column_name = %(column)s AND p.source_no = %(source_no)s"
+    "WHERE f.key = p.wanted_key AND p.table_no = %(number)s AND p.column_name = %(column)s AND "
+    "p.source_no = %(source_no)s"
 )

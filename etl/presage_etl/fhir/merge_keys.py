@@ -47,7 +47,7 @@ class MergeSession:
 
     def one(self, statement: str | sql.Composed) -> int:
         """Return the number that a statement answers."""
-        self.cursor.execute(statement)  # type: ignore[arg-type]
+        self.cursor.execute(statement)
         row = self.cursor.fetchone()
         return int(row[0]) if row else 0
 
@@ -153,6 +153,8 @@ _BY_ENCOUNTER = sql.SQL(
     "FROM encounter_start AS e WHERE s.{start} IS NULL AND e.key = s.visit_occurrence_id"
 )
 _UNDATED = sql.SQL(
-    "INSERT INTO dying SELECT DISTINCT ON (s.stage_no) s.stage_no, 'no-date', s.required_date, {wanted} FROM {stage} AS s "
-    "JOIN candidate AS c ON c.stage_no = s.stage_no AND c.state = 'loaded' WHERE s.{start} IS NULL ON CONFLICT DO NOTHING"
+    "INSERT INTO dying SELECT DISTINCT ON (s.stage_no) s.stage_no, 'no-date', s.required_date, "
+    "{wanted} FROM {stage} AS s "
+    "JOIN candidate AS c ON c.stage_no = s.stage_no AND c.state = 'loaded' WHERE s.{start} IS NULL "
+    "ON CONFLICT DO NOTHING"
 )

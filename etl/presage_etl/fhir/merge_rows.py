@@ -82,7 +82,7 @@ class RowMerge:
     def assign_ids(self, name: str) -> None:
         """Make `ids_<table>`: the id of each staged row, that of the same slot if it exists, else the next one."""
         table = row_table(name)
-        only = sql.SQL(_ONLY.get(name, ""))  # type: ignore[arg-type]
+        only = sql.SQL(_ONLY.get(name, ""))
         self._number(
             table,
             sql.SQL(
@@ -130,10 +130,7 @@ class RowMerge:
         """Insert the new rows of a table and bring the others up to date; their origins too."""
         table = row_table(name)
         columns = [c.name for c in table.columns if c.name not in COMPUTED | STAGE_ONLY | {table.key}]
-        if name in VISITS:
-            rows = self._wanted_rows(table, columns)
-        else:
-            rows = self._staged_rows(table, columns)
+        rows = self._wanted_rows(table, columns) if name in VISITS else self._staged_rows(table, columns)
         if name in REQUIRED:
             self.execute(
                 sql.SQL("DELETE FROM {ids} WHERE row_id NOT IN (SELECT row_id FROM ({rows}) AS r)").format(
@@ -268,7 +265,8 @@ class RowMerge:
         if not self.is_first:
             self.execute(
                 sql.SQL(
-                    "DELETE FROM pending_reference AS p USING {ids} AS i WHERE p.table_no = %(number)s AND p.row_id = i.row_id"
+                    "DELETE FROM pending_reference AS p USING {ids} AS i WHERE p.table_no = %(number)s AND p.row_id "
+                    "= i.row_id"
                 ).format(ids=_ids(name)),
                 number=table.number,
             )
@@ -372,7 +370,8 @@ def _join(table: RowTable, column: str) -> sql.Composed:
     if column not in SLOT_TABLES:
         return named
     own = sql.SQL(
-        " LEFT JOIN slot_row AS {own} ON {own}.stage_no = s.stage_no AND {own}.ref = s.{column} AND {own}.table_no = {number}"
+        " LEFT JOIN slot_row AS {own} ON {own}.stage_no = s.stage_no AND {own}.ref = s.{column} AND "
+        "{own}.table_no = {number}"
     ).format(own=sql.Identifier(f"own_{column}"), number=sql.Literal(TABLE_NUMBERS[SLOT_TABLES[column]]), **names)
     return sql.SQL("{}{}").format(named, own)
 

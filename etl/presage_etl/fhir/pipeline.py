@@ -1,4 +1,4 @@
-"""From the files of an export to CDM rows: the seven stages of a load, and how a run begins, ends, and goes on (E88–E95).
+"""From the files of an export to CDM rows: the seven stages of a load, how a run begins, ends, goes on (E88–E95).
 
 read, gate, resolve, map, stage    in workers, partition by partition      partition.py
 merge                              in the database, one transaction        merge.py
@@ -331,7 +331,8 @@ class _Run:
         if not report.balances:
             set_state(connection, begun.run_no, "failed")
             raise IntegrityError(
-                f"run {begun.run_no}: resources in differ from loaded + excluded + dead; this is a bug, please report it "
+                f"run {begun.run_no}: resources in differ from loaded + excluded + dead; this is a bug, please "
+                "report it "
                 "with the counts of `platform etl status`"
             )
         connection.execute(

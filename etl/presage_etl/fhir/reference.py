@@ -71,7 +71,7 @@ def reference_key(text: str, bases: frozenset[str], hash_identifier: Hash) -> st
         return f"{relative[1]}/{relative[2]}"
     conditional = _CONDITIONAL.match(text)
     if conditional:
-        system, bar, value = conditional[2].rpartition("|")
+        system, _, value = conditional[2].rpartition("|")
         return f"{conditional[1]}?{system}|{hash_identifier(value)}" if value else None
     absolute = _ABSOLUTE.match(text)
     if absolute:

@@ -141,7 +141,9 @@ class LoadReport:
         for name, account in [*sorted(self.types.items()), ("all", self.total)]:
             shown = name or "(not told)"
             lines.append(
-                f"{shown:28}{account.num_in:>10}{account.num_loaded:>10}{account.num_excluded:>10}{account.num_dead:>10}"
+                f""
+                f"{shown:28}{account.num_in:>10}{account.num_loaded:>10}"
+                f"{account.num_excluded:>10}{account.num_dead:>10}"
             )
         lines.append(f"in = loaded + excluded + dead for each type and file: {'yes' if self.balances else 'NO'}")
         return lines

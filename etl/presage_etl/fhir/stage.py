@@ -227,7 +227,7 @@ def create_stage(connection: psycopg.Connection[Any], schema: str) -> None:
     drop_stage(connection, schema)
     for stage in stage_tables():
         columns = sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type))  # type: ignore[arg-type]
+            sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.sql_type))
             for column in stage_columns(stage)
         )
         connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(sql.Identifier(schema, stage), columns))

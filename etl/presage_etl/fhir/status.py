@@ -73,7 +73,8 @@ def unmapped_text(found: list[dict[str, Any]]) -> str:
     lines = [f"{'count':>9}{'share':>8}{'persons':>9}  {'reason':<18}{'code':<24}system"]
     for row in found:
         lines.append(
-            f"{row['count']:>9}{row['share']:>8.2%}{row['persons']:>9}  {row['reason']:<18}{row['code'][:22]:<24}{row['system']}"
+            f"{row['count']:>9}{row['share']:>8.2%}{row['persons']:>9}  "
+            f"{row['reason']:<18}{row['code'][:22]:<24}{row['system']}"
         )
     return "\n".join(lines)
 

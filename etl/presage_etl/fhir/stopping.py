@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Stop:
-    """Turns Ctrl-C and SIGTERM into a wish: chunks at work are finished, no new one begins; a second one ends at once."""
+    """Turns Ctrl-C and SIGTERM into a wish: chunks at work are finished, none begins; a second one ends at once."""
 
     def __init__(self) -> None:
         self.asked = False

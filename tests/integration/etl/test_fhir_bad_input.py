@@ -119,9 +119,9 @@ def test_e106_nothing_usable_leaves_the_database_as_it_was(hospital: Settings, t
 
 def test_e92_a_second_writer_is_told_who_is_at_work(hospital: Settings, tmp_path: Path) -> None:
     path = write_ndjson(tmp_path / "a.ndjson", [patient("a")])
-    with open_database(hospital, command="test") as database, writer_lock(database):
-        with pytest.raises(LockedError, match="another load is at work"):
-            load(hospital, path)
+    told = pytest.raises(LockedError, match="another load is at work")
+    with open_database(hospital, command="test") as database, writer_lock(database), told:
+        load(hospital, path)
 
 
 def test_e27_other_policies_need_a_word(hospital: Settings, tmp_path: Path) -> None:

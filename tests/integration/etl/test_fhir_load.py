@@ -346,7 +346,8 @@ def test_e80_delete_entries_of_a_bundle_remove(hospital: Settings, tmp_path: Pat
 
 
 def test_e22_a_patient_who_is_replaced_later_leaves_the_events_to_the_other(hospital: Settings, tmp_path: Path) -> None:
-    load(hospital, write_ndjson(tmp_path / "1.ndjson", [patient("a"), observation("o", "a", "2020-01-01"), patient("b")]))
+    known = [patient("a"), observation("o", "a", "2020-01-01"), patient("b")]
+    load(hospital, write_ndjson(tmp_path / "1.ndjson", known))
     alias = patient("a", link=[{"other": {"reference": "Patient/b"}, "type": "replaced-by"}])
     load(hospital, write_ndjson(tmp_path / "2.ndjson", [alias]))
     assert rows_of(hospital, "SELECT person_id FROM person") == [(2,)]

@@ -35,7 +35,9 @@ def test_e95_counts_per_type_balance_with_the_files(loaded: tuple[Settings, Any]
     _, report = loaded
     expected: Counter[str] = Counter()
     for path in sorted((real_data / "fhir_synthea").glob("*.gz")):
-        expected.update(entry["resource"]["resourceType"] for entry in json.loads(gzip.open(path).read())["entry"])
+        expected.update(
+            entry["resource"]["resourceType"] for entry in json.loads(gzip.decompress(path.read_bytes()))["entry"]
+        )
     assert {kind: account.num_in for kind, account in report.types.items()} == expected
     assert report.balances
     assert report.types["Patient"].num_loaded == 60
