@@ -18,6 +18,7 @@ SOURCE_ROOTS = {
     "migrations": "presage_migrations",
 }
 MAX_LINES = 450
+TYPES = "integer|bigint|text|date|smallint|boolean|timestamp|jsonb|bytea|numeric|interval"
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "util", "helper", "misc"}
 
 
@@ -58,20 +59,25 @@ def _statements(root: Path) -> list[str]:
             relative = path.relative_to(root)
             if text.startswith("/*---"):
                 continue  # an outcome task: its front matter is checked by `platform tasks check`
-            header = "\n".join(line for line in text.splitlines() if line.startswith("--"))
-            if not text.startswith("-- ") or "params:" not in header:
-                found.append(f"{relative}: expected a header `-- name: what it finds` and a line `-- params:`")
-                continue
-            declared = set(
-                re.findall(
-                    r"--\s+(?:params:\s+)?([a-z_]+) (?:integer|bigint|text|date|smallint|boolean|timestamp|jsonb|bytea)", header
-                )
-            )
-            body = "\n".join(line.partition("--")[0] for line in text.splitlines())
-            used = set(re.findall(r"(?<!:):([a-z_]+)", body)) | set(re.findall(r"%\(([a-z_]+)\)s", body))
+            if not re.match(r"-- \S+\.sql: \S", text):
+                found.append(f"{relative}: expected a first line `-- name.sql: what it finds`")
+            declared, used = declared_parameters(text), used_parameters(text)
             for name in sorted(used ^ declared):
                 found.append(f"{relative}: parameter `{name}` is {'used' if name in used else 'declared'} only")
     return found
+
+
+def declared_parameters(text: str) -> set[str]:
+    """Return the names that the header's `-- params:` paragraph gives a type: `a, b text; c bigint[]`."""
+    match = re.search(r"^-- params:(.*?)(?=^-- [a-z]+:|^(?!--))", text, re.MULTILINE | re.DOTALL)
+    groups = re.findall(rf"(?:^|[;,])\s*((?:[a-z_]+, )*[a-z_]+) (?:{TYPES})\b", match[1].replace("\n--", " ") if match else "")
+    return {name for group in groups for name in group.split(", ")}
+
+
+def used_parameters(text: str) -> set[str]:
+    """Return the names that the statement binds."""
+    body = "\n".join(line.partition("--")[0] for line in text.splitlines())
+    return set(re.findall(r"%\(([a-z_]+)\)s", body)) | set(re.findall(r"(?<![:\w]):([a-z_]+)", body))
 
 
 if __name__ == "__main__":
