@@ -195,7 +195,9 @@ def _position(name: str) -> tuple[int, str]:
 def _examples(commands: dict[str, Callable[..., None]]) -> str:
     lines: dict[str, str] = {}
     for name in sorted(commands, key=_position):
-        example = next((line for line in (inspect.getdoc(commands[name]) or "").splitlines() if "Example:" in line), None)
+        example = next(
+            (line for line in (inspect.getdoc(commands[name]) or "").splitlines() if "Example:" in line), None
+        )
         if example is not None:
             lines.setdefault(name.split(".")[0], example.partition("Example:")[2].strip().strip("`"))
     return "Examples:\n\n" + "\n\n".join(lines.values()) if lines else ""

@@ -100,7 +100,9 @@ def _memory() -> Finding:
 
 def _gpu() -> Finding:
     devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-    return Finding("gpu", True, f"{len(devices)} NVIDIA device(s)" if devices else "none: recipe `tiny` runs on the CPU")
+    return Finding(
+        "gpu", True, f"{len(devices)} NVIDIA device(s)" if devices else "none: recipe `tiny` runs on the CPU"
+    )
 
 
 def _guarded(what: str, check: Callable[[Settings], Finding], settings: Settings) -> Finding:

@@ -184,7 +184,7 @@ class RequeueError(PresageError):
     exit_code = ExitCode.REQUEUE
 
 
-class InterruptedRun(PresageError):
+class InterruptedRun(PresageError):  # noqa: N818 - it names what happened, not a fault
     """Ctrl-C or SIGTERM; the same command continues."""
 
     exit_code = ExitCode.INTERRUPTED

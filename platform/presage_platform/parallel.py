@@ -51,5 +51,7 @@ def map_partitions(
         return
     from joblib import Parallel, delayed
 
-    pool = Parallel(n_jobs=number, backend="loky", return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
+    pool = Parallel(
+        n_jobs=number, backend="loky", return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1
+    )
     yield from pool(delayed(function)(partition) for partition in partitions)

@@ -38,7 +38,9 @@ class RunFolder:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
-            raise LockedError(f"run {self.path.name} is in use by {holder}: wait for it, or choose another run") from None
+            raise LockedError(
+                f"run {self.path.name} is in use by {holder}: wait for it, or choose another run"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{socket.gethostname()} pid {os.getpid()}".encode(), 0)
         self._lock = descriptor
@@ -77,7 +79,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 def canonical_json(document: Any, *, indent: int | None = None) -> str:
     """Return JSON with sorted keys and no NaN: equal documents give equal text."""
     separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(document, sort_keys=True, indent=indent, separators=separators, allow_nan=False, ensure_ascii=False)
+    return json.dumps(
+        document, sort_keys=True, indent=indent, separators=separators, allow_nan=False, ensure_ascii=False
+    )
 
 
 def sha256_json(document: Any) -> str:
@@ -113,7 +117,12 @@ def check_same(what: str, *, found: str, expected: str) -> None:
 def _git_revision() -> str | None:
     try:
         run = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -70,7 +70,8 @@ def _statements(root: Path) -> list[str]:
 def declared_parameters(text: str) -> set[str]:
     """Return the names that the header's `-- params:` paragraph gives a type: `a, b text; c bigint[]`."""
     match = re.search(r"^-- params:(.*?)(?=^-- [a-z]+:|^(?!--))", text, re.MULTILINE | re.DOTALL)
-    groups = re.findall(rf"(?:^|[;,])\s*((?:[a-z_]+, )*[a-z_]+) (?:{TYPES})\b", match[1].replace("\n--", " ") if match else "")
+    paragraph = match[1].replace("\n--", "\n") if match else ""
+    groups = re.findall(rf"(?:^|[;,\n])\s*((?:[a-z_]+, )*[a-z_]+) (?:{TYPES})\b", paragraph)
     return {name for group in groups for name in group.split(", ")}
 
 

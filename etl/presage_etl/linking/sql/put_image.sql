@@ -5,7 +5,7 @@
 --          procedure_id bigint, procedure_occurrence_id
 --          visit_id bigint, visit_occurrence_id or null
 --          local_path text, series:<series_key>
---          day date, calendar date as written
+--          day date, as the calendar wrote it
 --          study_uid text, DICOM UID
 --          series_uid text, DICOM UID
 --          modality_id integer, concept, 0 = none

@@ -3,7 +3,7 @@
 -- params:  id bigint, id of the row
 --          person_id bigint, person
 --          concept_id bigint, procedure concept
---          day date, calendar date as written
+--          day date, as the calendar wrote it
 --          moment timestamp, time in the declared zone, or null
 --          type_id bigint, type concept
 --          visit_id bigint, visit_occurrence_id or null
