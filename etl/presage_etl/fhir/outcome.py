@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
+from presage_platform.ledger.reasons import with_known_code
+
 Imputed = Literal["year", "month", "age", "extraction", "end"]
 
 
@@ -91,6 +93,9 @@ class Excluded:
     """Deliberately not loaded; the reason is one of the closed list in `presage_platform.ledger.reasons`."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        self.reason = with_known_code(self.reason)
 
 
 @dataclass(slots=True)

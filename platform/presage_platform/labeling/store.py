@@ -241,7 +241,8 @@ def open_labels(settings: Settings, label_hash: str | None = None) -> LabelStore
     if not fitting:
         found = ", ".join(stores) or "none"
         raise LabelStoreError(
-            f"label store {label_hash or ''} not found (found: {found}): make one with `platform label`"
+            f"no label store{f' begins with {label_hash}' if label_hash else ''} (found: {found}): "
+            "make one with `platform label`"
         )
     raise LabelStoreError(f"{len(fitting)} label stores fit ({', '.join(fitting)}): name one with --labels")
 

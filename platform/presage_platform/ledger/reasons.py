@@ -23,9 +23,20 @@ EXCLUSIONS: dict[str, str] = {
 
 PREFIXES = frozenset({"status", "intent", "class", "policy", "attachment"})
 
+CODES = frozenset(
+    """
+    accepted active amended appended arrived available cancelled completed confirmed corrected differential discharged
+    discontinued draft ended entered-in-error final finished in-progress inactive intended not-done not-taken on-hold
+    onleave partial planned preliminary preparation provisional recorded refuted registered stopped suspended triaged
+    unconfirmed unknown waitlist
+    directive filler-order instance-order option order original-order plan proposal reflex-order
+    """.split()
+)
+"""The codes of FHIR's status and intent: a reason shows no other word, for a broken export may write anything there."""
+
 DEAD: dict[str, str] = {
     "not-json": "the bytes are no JSON object",
-    "no-resource-type": "no resourceType",
+    "no-resource-type": "no resourceType, or none of FHIR's",
     "no-id": "no id by which it could be told from others",
     "structure": "an element that is read has the wrong type",
     "fhir-version": "shaped as another release of FHIR than R4",
@@ -44,6 +55,12 @@ DEAD: dict[str, str] = {
     "mapping-error": "the mapping failed on it: a bug worth reporting",
 }
 """Reasons of dead letters; `structure` is followed by `:` and the path of the element."""
+
+
+def with_known_code(reason: str) -> str:
+    """Return a reason whose value after `status:` or `intent:` is a code of FHIR, or `other`: reasons are printed."""
+    word, colon, value = reason.partition(":")
+    return f"{word}:other" if colon and word in ("status", "intent") and value not in CODES else reason
 
 
 def is_known(reason: str) -> bool:
