@@ -70,6 +70,8 @@ class _Merge:
         self.active: frozenset[str] = frozenset()
 
     def run(self) -> Merged:
+        # tables of one merge are wide and short-lived: a small sample tells the planner enough
+        self.cursor.execute("SET LOCAL default_statistics_target = 10")
         if not self.load.is_first:
             self.cursor.execute("SET CONSTRAINTS ALL DEFERRED")
         find_references(self.session)
@@ -101,7 +103,7 @@ class _Merge:
 
     def _number_resources(self) -> None:
         self.session.run("number_resources", last_no=self.rows.last_id(RESOURCE_COUNTER))
-        self.cursor.execute("CREATE INDEX ON kept (stage_no); CREATE INDEX ON kept (resource_no); ANALYZE kept")
+        self.cursor.execute("ANALYZE kept")
         next_ids(self.connection, RESOURCE_COUNTER, self.session.one("SELECT count(*) FROM kept WHERE is_new"))
         load = self.load
         self.session.run(

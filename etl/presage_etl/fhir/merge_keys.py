@@ -58,7 +58,7 @@ def find_references(session: MergeSession) -> None:
         session.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(stage)))
     session.run("rank_copies")
     session.run("find_candidates", **session.source)
-    session.cursor.execute("CREATE INDEX ON candidate (stage_no); ANALYZE candidate")
+    session.cursor.execute("ANALYZE candidate")
     _collect_wanted(session)
     session.run("read_targets", **session.source)
     session.run("follow_aliases", **session.source)

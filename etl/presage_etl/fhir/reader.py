@@ -6,6 +6,7 @@ that an interrupted run knows what it has done. Nothing is interpreted here but 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from pathlib import Path
 import msgspec
 
 from presage_etl.fhir.inputs import BLOCK_BYTES, Compression, InputFile, open_bytes, read_block
+from presage_etl.fhir.large_bundle import pieces, spooled
 from presage_etl.fhir.reference import base_of, settle
 
 MAX_RESOURCE_BYTES = 64 << 20
 MAX_BUNDLE_DEPTH = 3
+HEAD_BYTES = 4096
+"""Where the type of a resource is looked for before it is decoded."""
 GROWTH = 12
 """How much a compressed file is expected to grow, when small files are put together."""
 
@@ -34,7 +38,8 @@ class Part:
     stop: int | None = None
     line: int = 1
     data: bytes | None = None
-    is_last: bool = True
+    names: tuple[tuple[str, str], ...] = ()
+    """`fullUrl` → `Type/id` of entries that lie in other pieces of the same Bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,9 @@ def _groups(files: Sequence[InputFile]) -> Iterator[tuple[Part, ...]]:
 
 
 def _pieces(file: InputFile) -> Iterator[Part]:
-    if file.form != "ndjson":
+    if file.form == "json":
+        yield from _document_pieces(file)
+    elif file.form != "ndjson":
         yield Part(file.file_no, file.path, file.form, file.compression)
     elif file.compression:
         yield from _decompressed_pieces(file)
@@ -139,6 +146,18 @@ def _pieces(file: InputFile) -> Iterator[Part]:
         stops = [offset for offset, _ in file.cuts[1:]] + [file.size_bytes]
         for (offset, line), stop in zip(file.cuts, stops, strict=True):
             yield Part(file.file_no, file.path, file.form, "", offset, stop, line)
+
+
+def _document_pieces(file: InputFile) -> Iterator[Part]:
+    """A document that fits into memory is one piece, a larger Bundle is cut between its entries (E3)."""
+    with spooled(file) as (plain, is_whole):
+        size = plain.seek(0, os.SEEK_END)
+        plain.seek(0)
+        if size > MAX_RESOURCE_BYTES and is_whole and _BUNDLE_NAME.search(plain.read(HEAD_BYTES)):
+            for piece in pieces(plain):
+                yield Part(file.file_no, file.path, "json", "", piece.offset, data=piece.data, names=piece.names)
+            return
+    yield Part(file.file_no, file.path, file.form, file.compression)
 
 
 def _decompressed_pieces(file: InputFile) -> Iterator[Part]:
@@ -219,7 +238,7 @@ def _lines(data: bytes, part: Part, bases: frozenset[str], damaged: bool) -> Ite
 def _resource(raw: bytes, file_no: int, offset: int, line: int | None, bases: frozenset[str]) -> Iterator[Entry]:
     if len(raw) > MAX_RESOURCE_BYTES:
         yield Entry(b"", file_no, offset, line, dead="too-large")
-    elif _BUNDLE_NAME.search(raw, 0, 4096) and _resource_type(raw) == "Bundle":
+    elif _BUNDLE_NAME.search(raw, 0, HEAD_BYTES) and _resource_type(raw) == "Bundle":
         yield from _bundle_entries(raw, file_no, offset, line, bases, 1)
     else:
         yield Entry(settle(raw, {}, bases), file_no, offset, line)
@@ -243,7 +262,7 @@ def _document(data: bytes, part: Part, bases: frozenset[str], damaged: bool) -> 
     elif raw[:1] == b"[":
         yield from _array_elements(raw, part, offset, bases)
     elif _resource_type(raw) == "Bundle":
-        yield from _bundle_entries(raw, part.file_no, offset, None, bases, 1)
+        yield from _bundle_entries(raw, part.file_no, part.offset + offset, None, bases, 1, dict(part.names))
     elif raw:
         yield from _resource(raw, part.file_no, offset, None, bases)
 
@@ -263,7 +282,13 @@ def _array_elements(raw: bytes, part: Part, offset: int, bases: frozenset[str]) 
 
 
 def _bundle_entries(
-    raw: bytes, file_no: int, offset: int, line: int | None, bases: frozenset[str], depth: int
+    raw: bytes,
+    file_no: int,
+    offset: int,
+    line: int | None,
+    bases: frozenset[str],
+    depth: int,
+    elsewhere: dict[str, str] | None = None,
 ) -> Iterator[Entry]:
     try:
         bundle = _bundle.decode(raw)
@@ -271,6 +296,7 @@ def _bundle_entries(
         yield Entry(raw, file_no, offset, line, dead="not-json")
         return
     names, own_bases = _full_urls(bundle.entry)
+    names |= elsewhere or {}
     known = bases | own_bases
     position = 0
     for entry in bundle.entry:
@@ -306,8 +332,11 @@ def _bundle_entry(
     if entry.search is not None and entry.search.mode == "outcome":
         yield Entry(body, file_no, offset, line, excluded="not-a-match")
         return
-    if depth < MAX_BUNDLE_DEPTH and _BUNDLE_NAME.search(body, 0, 4096) and _resource_type(body) == "Bundle":
+    if depth < MAX_BUNDLE_DEPTH and _BUNDLE_NAME.search(body, 0, HEAD_BYTES) and _resource_type(body) == "Bundle":
         yield from _bundle_entries(body, file_no, offset, line, bases, depth + 1)
+        return
+    if len(body) > MAX_RESOURCE_BYTES:
+        yield Entry(b"", file_no, offset, line, dead="too-large")
         return
     settled = settle(body, names, bases)
     own = names.get(entry.full_url or "")

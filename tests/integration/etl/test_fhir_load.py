@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from presage_platform.errors import InterruptedRun
 from presage_platform.settings import Settings
 from tests.lib.fhir_export import (
     condition,
@@ -353,3 +356,24 @@ def test_e22_a_patient_who_is_replaced_later_leaves_the_events_to_the_other(hosp
     assert rows_of(hospital, "SELECT person_id FROM person") == [(2,)]
     assert rows_of(hospital, "SELECT person_id FROM measurement") == [(2,)]
     assert rows_of(hospital, "SELECT person_id FROM observation_period") == [(2,)]
+
+
+def test_e94_ctrl_c_finishes_the_chunk_and_the_same_command_goes_on(
+    hospital: Settings, export: Path, monkeypatch: pytest.MonkeyPatch, second: Settings
+) -> None:
+    from presage_etl.fhir.partition import _Worker
+
+    stage = _Worker._stage
+
+    def interrupted(self: _Worker, resources: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        stage(self, resources)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Worker, "_stage", interrupted)
+        with pytest.raises(InterruptedRun, match="same command"):
+            load(hospital, export)
+    assert rows_of(hospital, "SELECT state, (SELECT count(*) FROM chunk) FROM run") == [("interrupted", 1)]
+    load(hospital, export)
+    load(second, export)
+    assert dump(hospital) == dump(second)

@@ -111,3 +111,24 @@ def test_e18_own_base_is_taken_off() -> None:
     raw = b'{"subject": {"reference": "https://own.org/fhir/Patient/a/_history/2"}, "x": "https://own.org/fhir/Patient/b"}'
     settled = settle(raw, {}, frozenset({"https://own.org/fhir"}))
     assert settled == b'{"subject": {"reference": "Patient/a"}, "x": "https://own.org/fhir/Patient/b"}'
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_e3_a_large_bundle_is_cut_between_its_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool
+) -> None:
+    from presage_etl.fhir import large_bundle, reader
+
+    events = [observation(f"o{n}", "a", "2020", note=[{"text": '} ] "entry": [ \\" {'}]) for n in range(40)]
+    path = write_bundle(tmp_path / "b.json", [*events, patient("a")])
+    if compress:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    whole = entries(path)
+    for module in (large_bundle, reader):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 2_000)
+    monkeypatch.setattr(reader, "MAX_RESOURCE_BYTES", 5_000)
+    cut = list(partitions(find_files([path])))
+    assert len(cut) > 5
+    found = [entry for partition in cut for entry in read(partition)]
+    assert [(entry.raw, entry.offset) for entry in found] == [(entry.raw, entry.offset) for entry in whole]
+    assert json.loads(found[0].raw)["subject"]["reference"] == "Patient/a"
