@@ -44,7 +44,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workspace(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("workspace") / "w"
     folder.mkdir(mode=0o700)
-    site = (hospital / "site.toml").read_text().replace("min_events = 3", "min_events = 1")
+    site = (hospital / "site.toml").read_text().replace("min_events = 3", "min_events = 1").replace("k = 16", "k = 75")
     (folder / "platform.toml").write_text(site)
     shutil.copytree(hospital / "tasks", folder / "tasks")
     for words in COMMANDS:
