@@ -149,6 +149,7 @@ class _Merge:
     def _look_up(self, name: str) -> None:
         """Make `ref_<table>`: the id of each named row of a table that is now complete."""
         lookup = "ref_procedure" if name == "procedure_occurrence" else f"ref_{name}"
+        self._count_origins()
         self.cursor.execute(
             sql.SQL(
                 "CREATE TEMP TABLE {lookup} ON COMMIT DROP AS SELECT l.key, o.row_id FROM located AS l "
@@ -157,6 +158,11 @@ class _Merge:
             ).format(lookup=sql.Identifier(lookup), number=sql.Literal(TABLE_NUMBERS[name]))
         )
         self.cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(lookup)))
+
+    def _count_origins(self) -> None:
+        """Tell the planner how many origins there are: in a first load they are new, and have no index yet."""
+        if self.load.is_first:
+            self.cursor.execute("ANALYZE origin; ANALYZE located")
 
     def _write_addresses(self) -> None:
         names = [sql.Identifier(column.name) for column in row_table("location").columns]
@@ -238,6 +244,7 @@ class _Merge:
         """Work out visits and details of the Encounters of this run, and of those they hang together with."""
         if VISIT_TABLES & self.active:
             self._place_encounters()
+        self._count_origins()
         self.session.run("ref_visits")
         self.cursor.execute("ANALYZE ref_visit")
         if VISIT_TABLES & self.active:
