@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTab
 
 from presage_migrations.declared import DECLARED
 
-SCHEMAS = ("cdm", "ledger")
+SCHEMAS = ("cdm", "ledger", "results")
 
 
 def statements() -> Iterator[str]:
