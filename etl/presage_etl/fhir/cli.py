@@ -80,8 +80,12 @@ def etl_retry(
     Example: platform etl retry --reason person-missing
     """
     from presage_etl.fhir.pipeline import LetterChoice, Options, load_export
+    from presage_platform.errors import UsageError
+    from presage_platform.ledger.reasons import DEAD
     from presage_platform.settings import read_settings
 
+    if reason is not None and reason.partition(":")[0] not in DEAD:
+        raise UsageError(f"no dead letter has the reason {reason!r}: expected one of {', '.join(DEAD)}")
     choice = LetterChoice(reason, resource_type, run)
     options = Options(source=source, policies=tuple(policy or ()), max_dead=max_dead, workers=workers, letters=choice)
     _print_report(load_export([], settings=read_settings(workspace), options=options), json)

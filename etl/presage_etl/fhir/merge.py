@@ -7,24 +7,23 @@ keys. A kill at any moment leaves the state before or the state after.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-import pyarrow as pa
 from psycopg import sql
 
 from presage_etl.fhir.again import read_again
 from presage_etl.fhir.bulk_load import WORTH_IT_ROWS, without_indexes
 from presage_etl.fhir.merge_keys import MergeSession, find_references, put_aside
+from presage_etl.fhir.merge_letters import Payloads, write_letters
 from presage_etl.fhir.merge_rows import REF_TABLES, VISITS, Changes, RowMerge
 from presage_etl.fhir.partition import Load
 from presage_etl.fhir.stage import ROW_TABLES, RowTable, row_table
 from presage_platform.ledger.identity import RESOURCE_COUNTER, next_ids
 from presage_platform.ledger.tables import TABLE_NUMBERS
-from presage_platform.postgres.bulk import copy_in
 
 STAGED = tuple(name for name in ROW_TABLES if name not in VISITS)
 SITES = ("location", "care_site", "provider", "person")
@@ -32,9 +31,6 @@ EVENTS = tuple(name for name in STAGED if name not in (*SITES, "death"))
 WITH_VISITS = tuple(name for name in EVENTS if "visit_occurrence_id" in row_table(name).references)
 
 VISIT_TABLES = frozenset(VISITS)
-
-Payloads = Callable[[set[int]], Iterable[tuple[int, bytes]]]
-"""Reads resources once more, by their stage numbers: (stage_no, zstd payload)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class _Merge:
         self._remove_persons()
         self._finish_references()
         outcomes = self._outcomes()
-        self._write_letters()
+        write_letters(self.session, self.connection, self.payloads)
         return Merged(outcomes, self.rows.changes)
 
     def _indexes_aside(self) -> AbstractContextManager[None]:
@@ -392,34 +388,6 @@ class _Merge:
     def _outcomes(self) -> list[Outcome]:
         self.session.run("outcomes")
         return [Outcome(*row) for row in self.cursor.fetchall()]
-
-    def _write_letters(self) -> None:
-        self.cursor.execute("CREATE TEMP TABLE payload (stage_no bigint PRIMARY KEY, payload bytea) ON COMMIT DROP")
-        if self.load.keep_payload:
-            self._read_payloads()
-        self.session.run("dead_letters", source_no=self.load.source_no, run_no=self.load.run_no)
-
-    def _read_payloads(self) -> None:
-        """Read again what the merge put aside: only their pointers were staged."""
-        self.cursor.execute(
-            "SELECT d.stage_no FROM dying AS d JOIN stage_resource AS s USING (stage_no) WHERE s.letter_no IS NULL"
-        )
-        wanted = {int(row[0]) for row in self.cursor.fetchall()}
-        if not wanted:
-            return
-        batch: list[tuple[int, bytes]] = []
-        for item in self.payloads(wanted):
-            batch.append(item)
-            if len(batch) >= 5_000:
-                self._copy_payloads(batch)
-                batch = []
-        self._copy_payloads(batch)
-
-    def _copy_payloads(self, batch: list[tuple[int, bytes]]) -> None:
-        if batch:
-            numbers, payloads = zip(*batch, strict=True)
-            rows = pa.table({"stage_no": pa.array(numbers, pa.int64()), "payload": pa.array(payloads, pa.binary())})
-            copy_in(self.connection, "payload", rows)
 
 
 _HAND_OVER = sql.SQL(

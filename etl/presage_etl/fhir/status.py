@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from presage_etl.fhir.stage import ROW_TABLES
+from presage_platform.errors import InputError
 from presage_platform.postgres.connection import open_database
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ def export_usagi(path: Path, *, settings: Settings) -> int:
     """Write all unmapped codes as Usagi reads them and return their number."""
     found = unmapped(settings=settings)
     partial = path.with_name(path.name + ".part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): choose another place") from None
     with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(USAGI_COLUMNS)

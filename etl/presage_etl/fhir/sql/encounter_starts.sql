@@ -1,5 +1,4 @@
 -- encounter_starts.sql: when each Encounter that events name began, the last resort for their dates (E43).
--- params:  source_no smallint
 -- needs:   found
 -- makes:   encounter_start (key, start_date, start_datetime)
 CREATE TEMP TABLE encounter_start ON COMMIT DROP AS

@@ -1,6 +1,6 @@
 -- place_encounters.sql: the root of each Encounter, and which roots an emergency stay and an admission share.
 -- why:     by explicit partOf only, never by closeness in time (E52, E53); an absent parent makes a visit of its own
--- params:  source_no smallint, merge_emergency boolean
+-- params:  merge_emergency boolean
 -- needs:   kept, old_place, encounter
 -- makes:   place (resource_no, root_no, parent_no), joined_root (resource_no, start, end of both)
 CREATE TEMP TABLE affected ON COMMIT DROP AS
