@@ -104,7 +104,7 @@ def test_e76_ids_depend_on_keys_alone(hospital: Settings, export: Path, form: st
         "partition._Worker._result",
         "merge._Merge._number_resources",
         "merge._Merge._write_events",
-        "merge._Merge._write_letters",
+        "merge.write_letters",
         "pipeline._Run._derive",
         "derive._observation_periods",
         "pipeline._Run._finish",
