@@ -35,8 +35,8 @@ _FILE_COLUMNS = ["root_id", "rel_path", "size", "mtime_ns", "absent_since", "rea
 
 
 def file_key(root_id: int, rel_path: bytes) -> bytes:
-    """Return 16 bytes that stand for a file's place."""
-    return blake2b(rel_path, digest_size=16, key=root_id.to_bytes(4, "little")).digest()
+    """Return 16 bytes that stand for a file's place; the last is never NUL, which numpy would cut off."""
+    return blake2b(rel_path, digest_size=15, key=root_id.to_bytes(4, "little")).digest() + b"\xff"
 
 
 @contextlib.contextmanager
