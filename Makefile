@@ -2,11 +2,13 @@
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# The CPU build of torch. On a CUDA machine: make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128" demo
+# Which build of torch is installed is yours to say, in one variable; the default is what the configured index serves.
+# CPU only:  make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" demo   (saves gigabytes on Linux)
+# CUDA:      make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128" demo
 TORCH ?= torch==2.13.0
 WORKSPACE ?= demo
 CATEGORIES := unit spec reference generative integration functional architecture
-SOURCES := platform etl modeling migrations tests benchmarks
+SOURCES := platform etl modeling migrations tests benchmarks docs
 
 .PHONY: install demo test check fix bench docs lock audit $(addprefix test-,$(CATEGORIES))
 

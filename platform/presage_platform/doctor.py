@@ -69,7 +69,12 @@ def examine(workspace: Path | None) -> Iterator[Finding]:
         return
     settings = read_settings(workspace)
     yield Finding("workspace", os.access(folder, os.W_OK), str(settings.workspace), "make it writable")
-    for what, check in (("database", _database), ("vocabulary", _vocabulary)):
+    for what, check in (
+        ("binaries", _binaries),
+        ("database", _database),
+        ("roles", _roles),
+        ("vocabulary", _vocabulary),
+    ):
         yield _guarded(what, check, settings)
 
 
@@ -112,6 +117,27 @@ def _guarded(what: str, check: Callable[[Settings], Finding], settings: Settings
         return check(settings)
     except PresageError as error:
         return Finding(what, False, str(error))
+
+
+def _binaries(settings: Settings) -> Finding:
+    if settings.database.url is not None:
+        return Finding("binaries", True, "not needed: database.url names a server")
+    from presage_platform.postgres.binaries import find_binaries
+
+    return Finding("binaries", True, f"PostgreSQL server in {find_binaries().folder}")
+
+
+def _roles(settings: Settings) -> Finding:
+    """Say whether the three roles exist; print the statements that an administrator would run where they do not."""
+    from presage_platform.postgres.connection import open_database
+    from presage_platform.postgres.roles import ETL, READER, TASKS, administrator_sql
+
+    with open_database(settings, command="doctor") as database, database.connect() as connection:
+        found = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'presage%'")}
+        missing = [role for role in (ETL, READER, TASKS) if role not in found]
+        statements = administrator_sql(connection, database.schemas) if missing else []
+    seen = f"missing: {', '.join(missing)}" if missing else "all present"
+    return Finding("roles", not missing, seen, "have an administrator run:\n" + "\n".join(statements))
 
 
 def _database(settings: Settings) -> Finding:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from presage_platform.options import Workspace
+from presage_platform.options import Json, Workspace
 
 
 def etl_vocabulary(
@@ -17,6 +17,7 @@ def etl_vocabulary(
     ] = False,
     synonyms: Annotated[bool, typer.Option("--synonyms", help="Load the synonyms too.")] = False,
     workspace: Workspace = None,
+    as_json: Json = False,
 ) -> None:
     """Load an OMOP vocabulary; the one in use stays until the new one is complete.
 
@@ -37,4 +38,10 @@ def etl_vocabulary(
     ):
         report = load_vocabulary(path, connection, all_relationships=all_relationships, synonyms=synonyms)
         connection.commit()
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        typer.echo(json.dumps(asdict(report), default=str))
+        return
     typer.echo(report.summary())

@@ -153,7 +153,7 @@ def resolve_lock(task: Task, connection: Any) -> Lock:
 
 def read_lock(task: Task, connection: Any) -> Lock:
     """Read a task's lock and refuse one that is missing, stale, or made with another vocabulary."""
-    remedy = f"run `platform tasks lock {task.path.name}`"
+    remedy = f"run `platform tasks lock {task.path}`"
     try:
         document = json.loads(task.lock_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
