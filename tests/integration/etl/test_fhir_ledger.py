@@ -111,7 +111,8 @@ def test_e93_a_run_says_what_it_read_and_with_what(hospital: Settings, export: P
     load(hospital, export)
     ((command, state, vocabulary, policies, zone, version),) = rows_of(
         hospital,
-        "SELECT command, state, vocabulary_release, policy_hash, timezone, presage_version FROM run WHERE command LIKE '%%fhir%%'",
+        "SELECT command, state, vocabulary_release, policy_hash, timezone, presage_version FROM run"
+        " WHERE command LIKE '%%fhir%%'",
     )
     assert state == "finished" and "fhir" in command and vocabulary and policies and version
     assert zone == "UTC"
