@@ -159,6 +159,13 @@ def _os_error(error: OSError) -> int:
 
     if error.errno == errno.ENOSPC:
         return _say("disk: no space left; what was written before is intact, the same command continues", 16)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        # Without the path: files below an input are named after patients.
+        return _say(
+            f"a file or folder may not be read or written ({error.strerror}): check owner and rights of the workspace "
+            "and of the inputs",
+            ExitCode.USAGE,
+        )
     if error.errno == errno.EPIPE:
         return ExitCode.BUG
     return _bug(error)

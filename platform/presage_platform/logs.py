@@ -73,7 +73,7 @@ class _WorkspaceHandler(logging.Handler):
             with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 file.write(self.format(record) + "\n")
         except OSError:
-            self.handleError(record)
+            return  # a log that cannot be written says nothing of its own: the command meets the same folder and tells
 
 
 class _RunFilter(logging.Filter):

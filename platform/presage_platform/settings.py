@@ -7,6 +7,7 @@ key is an error that names the nearest known one. Secrets come from the environm
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import secrets
 import tomllib
@@ -305,6 +306,8 @@ def parse_settings(folder: Path, document: dict[str, Any], *, environment: dict[
 def _create(folder: Path, path: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if not path.exists():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "w") as file:

@@ -68,6 +68,8 @@ def _with_bins(settings: Settings, bins: str | None) -> Settings:
         raise UsageError(
             f"usage: --bins {bins}: expected a number of bins, or edges in days such as 30,90,365"
         ) from None
+    if bins.isdigit() and int(bins) == 0:
+        raise UsageError("usage: --bins 0: expected at least one bin, or edges in days such as 30,90,365")
     value: Any = int(bins) if bins.isdigit() else tuple(numbers)
     return settings.model_copy(update={"labeling": settings.labeling.model_copy(update={"bins": value})})
 

@@ -80,6 +80,8 @@ def label(settings: Settings, request: Request) -> LabelReport:
         )
         return _make(settings, inputs, request)[0]
     with open_database(settings, command="label") as database:
+        if task_files:
+            _require_sound(task_files, database, request)
         inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
         report, store = _make(settings, inputs, request)
         if task_files:
@@ -164,13 +166,19 @@ def _task_files(settings: Settings, request: Request) -> list[Path]:
     return sorted(folder.glob("*.sql")) if folder.is_dir() else []
 
 
+def _require_sound(files: list[Path], database: Database, request: Request) -> None:
+    from presage_platform.labeling.tasks.engine import require_sound
+
+    require_sound(files, database, skip_tests=request.skip_tests)
+
+
 def _run_tasks(files: list[Path], store: Path, database: Database, request: Request, report: LabelReport) -> None:
     """Run the SQL tasks over the index and its facts, and add their outcomes to the store."""
     from presage_platform.labeling.tasks.engine import label_outcomes
 
     labels = LabelStore.open(store)
     cut = int(labels.manifest["inputs"]["semantics"]["data_cut_s"])
-    results = label_outcomes(files, task_index(store), data_cut_s=cut, database=database, skip_tests=request.skip_tests)
+    results = label_outcomes(files, task_index(store), data_cut_s=cut, database=database, skip_tests=True)
     index_hash = hash_json([hash_table(labels.studies), hash_table(labels.covariates)])
     facts = {"index_hash": index_hash, "snapshot_id": report.snapshot_id}
     add_outcomes(

@@ -139,6 +139,7 @@ def read_index_file(path: Path, *, data_cut_s: int, known_persons: NDArray[np.in
     table = _read_index_table(path)
     for name in ("study_id", "person_id", "t0"):
         _refuse(np.asarray(table.column(name).is_null()), f"{name} is missing")
+    _require_types(path, table)
     study, person, t0 = _numbers(table, "study_id"), _numbers(table, "person_id"), _seconds(table.column("t0"))
     first = np.zeros(len(study), dtype=np.bool_)
     first[np.unique(study, return_index=True)[1]] = True
@@ -216,6 +217,22 @@ def _count(skipped: dict[str, int], source: str, **reasons: NDArray[np.bool_]) -
 
 def _day(time_s: NDArray[np.int64]) -> NDArray[np.int64]:
     return time_s // SECONDS_PER_DAY
+
+
+def _require_types(path: Path, table: pa.Table) -> None:
+    """Refuse ids that are no integers and times that are neither timestamps nor whole seconds."""
+    kinds = {
+        name: table.column(name).type
+        for name in ("study_id", "person_id", "t0", "t0_precision")
+        if name in table.column_names
+    }
+    times = pa.types.is_timestamp(kinds["t0"])
+    wrong = [name for name, kind in kinds.items() if not pa.types.is_integer(kind) and not (name == "t0" and times)]
+    if wrong:
+        raise InputError(
+            f"index {path.name}: {', '.join(wrong)} of the wrong type, expected integers (t0: timestamps, or whole "
+            "seconds since 1970): convert the column"
+        )
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -49,9 +49,20 @@ def label_outcomes(
     """
     ready = prepare(files, database)
     if not skip_tests:
-        for compiled, lock in ready:
-            run_fixture(compiled, lock, database)
+        _run_fixtures(ready, database)
     return run_tasks(ready, task_index(index), data_cut_s=data_cut_s, database=database)
+
+
+def require_sound(files: Sequence[Path], database: Database, *, skip_tests: bool = False) -> None:
+    """Raise what `label_outcomes` would, but for what only the record shows; nothing is written (L83)."""
+    ready = prepare(files, database)
+    if not skip_tests:
+        _run_fixtures(ready, database)
+
+
+def _run_fixtures(ready: Sequence[tuple[Compiled, Lock]], database: Database) -> None:
+    for compiled, lock in ready:
+        run_fixture(compiled, lock, database)
 
 
 def prepare(files: Sequence[Path], database: Database) -> list[tuple[Compiled, Lock]]:
