@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from presage_platform.runs import canonical_json, sha256_json
+
 NAME_DIGITS = 16
 CHUNK_BYTES = 1 << 22
 
 
-def canonical_json(value: Any) -> str:
-    """Return the one spelling of a JSON value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
 def hash_json(value: Any) -> str:
     """Return the sha256 of a JSON value as 64 hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return sha256_json(value)
 
 
 def hash_arrays(*arrays: NDArray[Any]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,28 +14,13 @@ from presage_platform.errors import InputError, LockedError, QualityError, Usage
 from presage_platform.postgres.connection import open_database
 from presage_platform.settings import Settings
 from tests.lib.fhir_export import (
-    copy_of,
     load,
     observation,
     patient,
     rows_of,
     small_hospital,
-    tiny_template,
     write_ndjson,
 )
-
-
-@pytest.fixture(scope="module")
-def template(server: Any) -> Iterator[str]:
-    with tiny_template(server) as name:
-        yield name
-
-
-@pytest.fixture
-def hospital(workspace: Path, server: Any, template: str) -> Iterator[Settings]:
-    with copy_of(server, template, workspace) as settings:
-        yield settings
-
 
 GOOD = json.dumps(patient("a")).encode()
 BAD_LINES = [

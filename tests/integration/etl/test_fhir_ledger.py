@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from presage_platform.ledger.tables import TABLE_NUMBERS
 from presage_platform.settings import Settings
 from tests.lib.fhir_export import (
-    copy_of,
     dump,
     load,
     observation,
     patient,
     rows_of,
     small_hospital,
-    tiny_template,
     write_ndjson,
 )
 
 EVENTS = ("person", "visit_occurrence", "condition_occurrence", "measurement")
 INDEXES = "SELECT schemaname, tablename, indexname, indexdef FROM pg_indexes WHERE schemaname IN ('cdm', 'ledger')"
 CONSTRAINTS = "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint ORDER BY 1, 2"
-
-
-@pytest.fixture(scope="module")
-def template(server: Any) -> Iterator[str]:
-    with tiny_template(server) as name:
-        yield name
-
-
-@pytest.fixture
-def hospital(workspace: Path, server: Any, template: str) -> Iterator[Settings]:
-    with copy_of(server, template, workspace) as settings:
-        yield settings
-
-
-@pytest.fixture
-def second(workspace: Path, server: Any, template: str) -> Iterator[Settings]:
-    with copy_of(server, template, workspace) as settings:
-        yield settings
-
-
-@pytest.fixture
-def export(tmp_path: Path) -> Path:
-    write_ndjson(tmp_path / "export" / "a.ndjson", small_hospital())
-    return tmp_path / "export"
 
 
 def test_e75_ids_are_dense_from_one_and_every_row_has_one_origin(hospital: Settings, export: Path) -> None:

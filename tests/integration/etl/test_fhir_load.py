@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from presage_platform.errors import InterruptedRun
 from presage_platform.settings import Settings
 from tests.lib.fhir_export import (
     condition,
-    copy_of,
     dump,
     encounter,
     load,
@@ -27,36 +25,9 @@ from tests.lib.fhir_export import (
     practitioner,
     rows_of,
     small_hospital,
-    tiny_template,
     write_bundle,
     write_ndjson,
 )
-
-
-@pytest.fixture(scope="module")
-def template(server: Any) -> Iterator[str]:
-    """A database with the schema and the tiny vocabulary, to be copied."""
-    with tiny_template(server) as name:
-        yield name
-
-
-@pytest.fixture
-def hospital(workspace: Path, server: Any, template: str) -> Iterator[Settings]:
-    with copy_of(server, template, workspace) as settings:
-        yield settings
-
-
-@pytest.fixture
-def second(workspace: Path, server: Any, template: str) -> Iterator[Settings]:
-    """Another database, to compare with."""
-    with copy_of(server, template, workspace) as settings:
-        yield settings
-
-
-@pytest.fixture
-def export(tmp_path: Path) -> Path:
-    write_ndjson(tmp_path / "export" / "a.ndjson", small_hospital())
-    return tmp_path / "export"
 
 
 def test_e77_loading_an_export_twice_adds_no_row(hospital: Settings, export: Path) -> None:
