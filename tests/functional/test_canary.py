@@ -248,7 +248,8 @@ def test_p14_every_forced_failure_happened(passed: PassedThrough) -> None:
     assert passed.codes_of("label", "--index") == {ExitCode.INPUT}
     for command in ("train", "embed", "tasks", "volumes"):
         assert passed.codes_of(command) == {ExitCode.OK}
-    assert passed.codes_of("eval") <= {ExitCode.OK, ExitCode.NOT_COMPUTABLE}, passed.output_of("eval")
+    # Fourteen persons may be too few for a head: it is said in a line, which is searched like every other.
+    assert passed.codes_of("eval") <= {ExitCode.OK, ExitCode.INPUT, ExitCode.NOT_COMPUTABLE}, passed.output_of("eval")
 
 
 def test_the_planted_studies_went_all_the_way(passed: PassedThrough) -> None:
