@@ -49,8 +49,8 @@ def build_optimiser(
 ) -> tuple[torch.optim.AdamW, dict[str, nn.Parameter]]:
     """Return the optimiser and its parameters by name, in the order in which it holds them."""
     named = {f"{prefix}.{name}": p for prefix, module in modules.items() for name, p in module.named_parameters()}
-    decaying = {name: parameter for name, parameter in named.items() if parameter.ndim > 1}
-    others = {name: parameter for name, parameter in named.items() if parameter.ndim <= 1}
+    decaying = {name: parameter for name, parameter in named.items() if _decays(name, parameter)}
+    others = {name: parameter for name, parameter in named.items() if name not in decaying}
     groups = [
         {"params": list(decaying.values()), "weight_decay": recipe.weight_decay},
         {"params": list(others.values()), "weight_decay": 0.0},
@@ -63,6 +63,11 @@ def build_optimiser(
         fused=True,
     )
     return optimiser, {**decaying, **others}
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    # norms and biases have one axis, save the position biases of a Swin transformer, a table by name
+    return parameter.ndim > 1 and "bias" not in name.rsplit(".", 1)[-1]
 
 
 def learning_rate(step: int, total_steps: int, *, optimiser: OptimiserRecipe, schedule: ScheduleRecipe) -> float:
