@@ -81,6 +81,45 @@ def test_m22_the_state_travels(encoder: tuple[Encoder, int, int]) -> None:
         assert torch.equal(other.eval()(volumes(channels)), network.eval()(volumes(channels)))
 
 
+def test_m23_networks_are_monais(encoder: tuple[Encoder, int, int]) -> None:
+    """Every layer is torch's or MONAI's; the encoder around them holds no parameter of its own."""
+    network, _, _ = encoder
+    assert list(network.parameters(recurse=False)) == []
+    origins = {type(module).__module__.split(".")[0] for module in network.modules() if module is not network}
+    assert origins == {"torch", "monai"}
+
+
+def test_m23_the_swin_encoder_is_that_of_monais_whole_network() -> None:
+    from monai.networks.nets import SwinUNETR
+
+    torch.manual_seed(3)
+    whole = SwinUNETR(in_channels=1, out_channels=2, feature_size=12).eval()
+    network = build_encoder(SwinUNETRRecipe(name="swinunetr", feature_size=12), 1).eval()
+    network.get_submodule("swin").load_state_dict(whole.swinViT.state_dict())
+    with torch.no_grad():
+        expected = whole.swinViT(volumes(1), whole.normalize)[-1].mean((2, 3, 4))
+        torch.testing.assert_close(network(volumes(1)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_m27_the_resnet_encoder_is_monais_resnet_averaged_after_its_last_relu() -> None:
+    """Stem stride 2 by default; the convolutions of the shortcuts have no bias."""
+    from monai.networks.nets.resnet import ResNet
+
+    torch.manual_seed(3)
+    whole = ResNet("basic", [1] * 4, [4, 4, 8, 8], n_input_channels=2, conv1_t_size=3, conv1_t_stride=2,
+                   feed_forward=False, bias_downsample=False).eval()  # fmt: skip
+    network = build_encoder(ResNetRecipe(name="resnet10", **SMALL), 2).eval()
+    stem = {"conv1": "stem.0", "bn1": "stem.1"}
+    state = whole.state_dict().items()
+    network.load_state_dict({f"{stem.get(n.split('.')[0], n.split('.')[0])}.{n.split('.', 1)[1]}": t for n, t in state})
+    with torch.no_grad():
+        features = network.forward_features(volumes(2), tokens=True)
+        torch.testing.assert_close(features.pooled_BD, whole(volumes(2)), rtol=1e-5, atol=1e-6)
+    assert features.tokens_BND is not None and features.tokens_BND.min() >= 0
+    convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert len(convolutions) == 12 and all(module.bias is None for module in convolutions)
+
+
 def test_m24_stages_are_modules_of_the_encoder(encoder: tuple[Encoder, int, int]) -> None:
     assert all(encoder[0].get_submodule(stage) is not None for stage in encoder[0].stages)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from presage_modeling.recipe import read_recipe, recipe_names
+from presage_modeling.encoders.resnet_recipe import ResNetRecipe
+from presage_modeling.recipe import parse_recipe, read_recipe, recipe_names
 from presage_platform.errors import ExitCode, RecipeError
 
 
@@ -15,6 +18,37 @@ def refusal(name: str, *assignments: str) -> str:
         read_recipe(name, assignments)
     assert caught.value.exit_code == ExitCode.RECIPE and "\n" not in str(caught.value)
     return str(caught.value)
+
+
+OWNERS = {
+    "encoder": "encoders",
+    "input": "data",
+    "augmentation": "augment",
+    "head": "time_to_event",
+    "objective": "objectives",
+    "optimiser": "optimisation",
+    "schedule": "optimisation",
+    "precision": "hardware",
+    "memory": "hardware",
+    "loader": "data",
+    "checkpoint": "checkpoint",
+    "validation": "optimisation",
+}
+
+
+def test_m2_each_table_belongs_to_the_module_that_uses_it() -> None:
+    tables = {name: value for name, value in read_recipe("tiny") if isinstance(value, BaseModel)}
+    assert {name: type(table).__module__.split(".")[1] for name, table in tables.items()} == OWNERS
+
+
+def test_m2_every_table_declares_its_defaults() -> None:
+    """A recipe that names an encoder and nothing else is whole."""
+    recipe = parse_recipe({"name": "bare", "encoder": {"name": "resnet10"}}, "bare")
+    assert recipe.encoder == ResNetRecipe(name="resnet10")
+    for name in OWNERS.keys() - {"encoder"}:
+        assert getattr(recipe, name) == type(getattr(recipe, name))()
+    tables = tomllib.loads(recipe.to_toml())
+    assert {name for name, table in tables.items() if isinstance(table, dict)} == set(OWNERS)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -68,6 +102,12 @@ REFUSED = [
     (["input.windows=['bones']"], "input.windows"),
     (["encoder.widths=[0, 1, 2, 3]"], "above 0"),
 ]
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet152"])
+def test_m27_networks_to_come_are_refused_by_name(name: str) -> None:
+    said = refusal("tiny", f"encoder.name={name}")
+    assert name in said and "resnet10" in said and "swinunetr" in said
 
 
 @pytest.mark.parametrize(("assignments", "said"), REFUSED, ids=[case[0][0] for case in REFUSED])
