@@ -1,4 +1,4 @@
-"""Persons, latents, onsets, visits and recording (rules S6 to S17, S19)."""
+"""Persons, latents, onsets, visits and recording (rules S4, S6 to S17, S19)."""
 
 from __future__ import annotations
 
@@ -73,6 +73,27 @@ def test_s10_base_rates_give_the_stated_one_year_risks() -> None:
     error = np.abs(np.array(seen) - stated) / np.sqrt(np.array(stated) / NUM_LIVES)
     assert error.mean() < 1.2
     assert error.max() < 5
+
+
+def test_s11_conditions_and_death_are_associated_by_shared_latents_alone() -> None:
+    """What the latents do not explain of one onset says nothing about another, though the onsets go together."""
+    _, model, histories = dense()
+    people = [history.person for history in histories]
+    z, u = np.array([person.z for person in people]), np.array([person.u for person in people])
+    age, male = np.array([person.age for person in people]), np.array([float(person.male) for person in people])
+    years = np.array([(history.onset - history.person.origin) / YEAR_S for history in histories])
+    unit = np.exp(model.log_rate + model.predictor(z, u, age, male)) * years**model.kappa  # exponential, mean 1
+    followed = np.array([history.end - history.person.index_time for history in histories]) / YEAR_S
+    died = np.array([history.death != NEVER and history.death <= history.end for history in histories])
+    deaths = died - np.exp(model.death_log_rate + model.death_predictor(z, u, age)) * followed
+    correlation = np.corrcoef(np.column_stack([np.log(unit), deaths]).T)
+    unexplained = correlation[np.triu_indices(len(model.leaves) + 1, 1)]
+    assert abs(unexplained.mean()) < 0.002
+    assert np.abs(unexplained).max() < 6 / np.sqrt(NUM_LIVES)
+    assert np.abs(correlation[-1, :-1]).max() < 4 / np.sqrt(NUM_LIVES)  # deaths
+    visible = [place for place, leaf in enumerate(model.leaves) if leaf.kind == "visible"]
+    seen = np.corrcoef(np.log(years[:, visible]).T)[np.triu_indices(len(visible), 1)]
+    assert np.abs(seen).max() > 0.3
 
 
 def test_s12_the_named_conditions_have_their_codes_and_four_fifths_of_the_others_carry_signal() -> None:

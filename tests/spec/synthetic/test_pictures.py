@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
+from presage_etl.synthetic.painting import TISSUE, paint_ellipsoids
 from presage_etl.synthetic.phantom import Anatomy, Grid, Phantom, draw_anatomy, paint_phantom
 from presage_etl.synthetic.streams import Stage, stream
 from presage_platform.volumes.catalogue import Verdict
@@ -80,6 +81,37 @@ def test_s24_heart_stomach_and_liver_fix_the_side() -> None:
     )
     assert bubble.any()
     assert np.average(np.broadcast_to(x, bubble.shape)[bubble]) > 30
+
+
+def test_s21_a_picture_lies_in_patient_coordinates_whatever_the_grid() -> None:
+    """The same voxels through a smaller window, and the same tissue at the shared places of a finer grid."""
+    whole = painted().volume
+    window = Grid((-110.0, -70.0, -55.0), FINE.spacing, (50, 40, 20))
+    np.testing.assert_allclose(painted(window).volume, whole[20:40, 30:70, 20:70], atol=0.01)
+    half = Grid(FINE.origin, (2.0, 2.0, 5.0), (191, 191, 62))
+    shared, coarse = painted(half).volume[:, ::2, ::2], whole
+    assert np.mean(np.abs(shared - coarse) < 20) > 0.85  # edges differ: each grid smooths them over its own voxel
+    assert np.corrcoef(shared.ravel(), coarse.ravel())[0, 1] > 0.97
+
+
+BALL = (10.0, -4.0, 6.0, 30.0, 30.0, 30.0, 0.0, 100.0, TISSUE)
+
+
+@pytest.mark.parametrize("step_mm", [2.0, 4.0, 8.0])
+def test_s21_a_shape_ends_in_an_edge_of_one_voxel_and_touches_nothing_beyond_it(step_mm: float) -> None:
+    size = int(120 / step_mm)
+    grid = Grid((-50.0, -62.0, -55.0), (step_mm,) * 3, (size, size, size))
+    volume = np.full((size, size, size), np.nan, dtype=np.float32)  # what is read or written beyond shows
+    x, y, z = (coordinates(grid, axis) for axis in range(3))
+    away_mm = np.sqrt((x - 10) ** 2 + ((y + 4) ** 2)[:, None] + ((z - 6) ** 2)[:, None, None]) - 30
+    volume[away_mm < step_mm] = 0
+    paint_ellipsoids(volume, np.zeros_like(volume), grid.numbers(), np.array([BALL]))
+    assert np.all(volume[away_mm <= -step_mm / 2 - 1e-6] == 100)
+    assert np.all(volume[(away_mm >= step_mm / 2 + 1e-6) & (away_mm < step_mm)] == 0)
+    edge = np.abs(away_mm) < step_mm / 2 - 1e-6
+    np.testing.assert_allclose(volume[edge], 50 - 100 * away_mm[edge] / step_mm, atol=0.01)
+    assert np.isnan(volume[away_mm >= step_mm]).all()
+    assert np.nansum(volume) / 100 * step_mm**3 == pytest.approx(4 / 3 * np.pi * 30**3, rel=0.03)
 
 
 def test_s22_the_width_of_the_heart_is_the_cardiothoracic_ratio() -> None:
