@@ -13,7 +13,9 @@ import pytest
 
 from presage_platform.errors import InputError, IntegrityError, UsageError
 from presage_platform.labeling.index import DAY, MINUTE, SECOND, choose_t0, read_index_file
+from presage_platform.labeling.preparation import _split
 from presage_platform.labeling.splits import keep_split, persons_hash, prove_no_overlap, split_persons, unit_interval
+from presage_platform.settings import LabelingSettings
 from tests.lib.timelines import at, day_end
 
 CUT = day_end("2024-12-31")
@@ -104,6 +106,22 @@ def test_l73_an_index_file_may_hold_timestamps(tmp_path: Path) -> None:
     pq.write_table(pa.table({"study_id": [7], "person_id": [1], "t0": stamp}), path)
     rows = read_index_file(path, data_cut_s=CUT, known_persons=np.array([1]))
     assert rows.t0_s.tolist() == [at("2020-03-01 10:00")], "fractions of a second are floored"
+
+
+@pytest.mark.parametrize("method", ["hash", "site", "date"])
+def test_l04_every_study_of_a_person_is_kept_and_lies_in_one_part(method: str) -> None:
+    """Ninety persons of three studies each, years and sites apart."""
+    people = [
+        {"person_id": 1 + k % 90, "image_s": f"20{10 + k // 90 * 5}-03-{1 + k % 28:02d} 10:00"} for k in range(270)
+    ]
+    rows = t0(*people)
+    assert rows.study_id.tolist() == list(range(1, 271))
+    rows = rows.take(np.lexsort((rows.t0_s, rows.person_id)))
+    site: list[str | None] = [f"s{k % 40}" for k in range(270)]
+    split = _split(rows, site, LabelingSettings(split_method=method, split_fractions=(0.5, 0.2, 0.3)))
+    assert len(split.person_id) == 90
+    parts = [set(split.of(rows.person_id)[rows.person_id == person].tolist()) for person in range(1, 91)]
+    assert all(len(part) == 1 for part in parts) and len(set.union(*parts)) == 3
 
 
 def test_l05_a_person_keeps_its_part_whoever_else_is_there() -> None:
