@@ -21,7 +21,8 @@ from presage_modeling.augment import WindowName
 from presage_modeling.hashing import hash64
 from presage_platform.errors import LabelStoreError, VolumeRecipeError, VolumeStoreError
 from presage_platform.labeling.splits import persons_hash
-from presage_platform.labeling.store import LabelStore, Risk, view_mask
+from presage_platform.labeling.store import LabelStore, Risk
+from presage_platform.labeling.views import view_mask
 from presage_platform.settings import Section
 from presage_platform.volumes.store import Store
 

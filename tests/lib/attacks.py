@@ -33,7 +33,7 @@ Q8  V(cast('pg_authid' as regclass))  |  V('pg_authid'::regclass::oid)
 Q9  table task_index  |  select * T  |  V(task_index)  |  V((task_index).person_id)  |  V(ctid)
 Q10 select study_id T  |  S, person_id as other T
 Q11 S T limit 10  |  S T fetch first 1 rows with ties
-"""  # noqa: E501 - one line a rule reads best
+"""
 
 
 def attacks() -> list[tuple[str, str]]:

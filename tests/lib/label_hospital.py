@@ -64,7 +64,8 @@ def fill(connection: psycopg.Connection[Any], *, persons: int = 40, seed: int = 
             connection.execute(
                 f"INSERT INTO {table} ({table}_id, person_id, {stem}_concept_id, {day}, {moment}, {stem}_type_concept_id"
                 + (", drug_exposure_end_date" if stem == "drug" else "")
-                + ") VALUES (%s, %s, %s, %s, %s, 32817" + (", %s)" if stem == "drug" else ")"),
+                + ") VALUES (%s, %s, %s, %s, %s, 32817"
+                + (", %s)" if stem == "drug" else ")"),
                 [len(events), person, concept, when.date(), None if bare else when]
                 + ([when.date()] if stem == "drug" else []),
             )
@@ -73,7 +74,9 @@ def fill(connection: psycopg.Connection[Any], *, persons: int = 40, seed: int = 
             scans.append((study, person, t0))
             _study(connection, study, person, t0)
         if person % 9 == 0:
-            connection.execute("INSERT INTO death (person_id, death_date) VALUES (%s, %s)", [person, datetime(2021, 3, 4)])
+            connection.execute(
+                "INSERT INTO death (person_id, death_date) VALUES (%s, %s)", [person, datetime(2021, 3, 4)]
+            )
     connection.commit()
     return Hospital(events, scans, cut)
 

@@ -49,7 +49,9 @@ def _study(record: Record, person: Person, text: str, policy: Any, bridge_days: 
     f = min(c, death) if death is not None else c
     death_end = min(c + pad, cut)
     if policy.censor == "hybrid":
-        death_end = min(cut, datetime(1970, 1, 1) + timedelta(seconds=policy.death_cut_s)) if policy.death_cut_s else cut
+        death_end = (
+            min(cut, datetime(1970, 1, 1) + timedelta(seconds=policy.death_cut_s)) if policy.death_cut_s else cut
+        )
     prior = -1 if period is None else max((day - _midnight(period[0])).days, 0)
     mask = (f <= r) * 1 + (death is not None and death < t0) * 2 + (period is None) * 4
     mask += (prior < policy.min_prior_obs_days) * 8
@@ -67,7 +69,9 @@ def _study(record: Record, person: Person, text: str, policy: Any, bridge_days: 
     return row
 
 
-def _count(row: Row, record: Record, event: Any, t0: datetime, day: datetime, r: Any, f: Any, window: Any, policy: Any) -> None:
+def _count(
+    row: Row, record: Record, event: Any, t0: datetime, day: datetime, r: Any, f: Any, window: Any, policy: Any
+) -> None:
     when = _start(event.when)
     bare = len(event.when) == 10
     tasks = record.tasks.get(event.concept, ())

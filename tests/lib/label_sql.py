@@ -111,7 +111,9 @@ def run_duckdb(tables: dict[str, pa.Table], statement: str) -> list[tuple[Any, .
         return list(connection.execute(statement).fetchall())
 
 
-def run_postgres(connect: Callable[[], Any], tables: dict[str, pa.Table], *statements: str) -> list[list[tuple[Any, ...]]]:
+def run_postgres(
+    connect: Callable[[], Any], tables: dict[str, pa.Table], *statements: str
+) -> list[list[tuple[Any, ...]]]:
     """Run statements in PostgreSQL on temporary tables."""
     from presage_platform.postgres.bulk import copy_in
 

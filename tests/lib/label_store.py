@@ -34,7 +34,14 @@ def store_of(
         "t0": joined(facts, "t0_s"),
         **{name: joined(windows, name) for name in ("entry_s", "end_s", "end_cause", "death_s", "death_end_s", "mask")},
     }
-    constants = {"t0_precision": 0, "t0_source": "generated", "scan_rank": 1, "n_scans": 1, "split": 0, "prior_obs_days": 0}
+    constants = {
+        "t0_precision": 0,
+        "t0_source": "generated",
+        "scan_rank": 1,
+        "n_scans": 1,
+        "split": 0,
+        "prior_obs_days": 0,
+    }
     arrays = []
     for field in STUDIES_SCHEMA:
         values = columns.get(field.name, [constants.get(field.name)] * len(study))

@@ -135,7 +135,9 @@ def risk_of(arm: str, model: Model, condition: str, known: Covariates) -> tuple[
         nodes = NUM_NODES if rates.mu.shape[1] == 1 else NUM_NODES_IMAGE
         origin = known.origin_years[:, None]
         risks = [onset_probability(rates.mu, rates.nu, model.kappa, origin, h, nodes) for h in years]
-    return rates.predictor(), np.stack([(rates.weight * risk).sum(axis=1) for risk in risks], axis=1)
+    averaged = np.stack([(rates.weight * risk).sum(axis=1) for risk in risks], axis=1)
+    # Few nodes are off by some 1e-5 where nearly everybody has had the event: a later horizon is never less likely.
+    return rates.predictor(), np.clip(np.maximum.accumulate(averaged, axis=1), 0.0, 1.0)
 
 
 def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: Rows, persons: Rows) -> None:

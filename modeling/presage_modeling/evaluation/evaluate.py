@@ -87,8 +87,8 @@ def evaluate(
     """
     if not any(task in scores for scores in predictions.values() for task in tasks):
         raise InputError(
-            "no arm has a head for any of these tasks: too few events in train or valid (predictions/*.json of the run says "
-            "for each), or no embeddings yet (`platform embed`)"
+            "no arm has a head for any of these tasks: too few events in train or valid (predictions/*.json of the run "
+            "says for each), or no embeddings yet (`platform embed`)"
         )
     cohorts, arms = {}, {}
     for task in tasks:

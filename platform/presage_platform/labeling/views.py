@@ -128,7 +128,8 @@ def outcome_view(outcome: pa.Table, risk: Risk) -> TaskView:
     end_s = _integers(outcome, "end_s", np.int32)
     prevalent = np.asarray(outcome.column("prevalent")).astype(np.bool_)
     mask = view_mask(_integers(outcome, "mask", np.uint16), risk)
-    windowed = "window_label" in outcome.column_names
+    # The column stands in every outcome file; it is null throughout for a task without a window.
+    windowed = "window_label" in outcome.column_names and outcome.column("window_label").null_count < outcome.num_rows
     return TaskView(
         study_id=_integers(outcome, "study_id", np.int64),
         time_s=np.where(event, np.asarray(outcome.column("time_s").fill_null(0)), end_s).astype(np.int32),

@@ -24,13 +24,56 @@ EXCLUSIONS: dict[str, str] = {
 PREFIXES = frozenset({"status", "intent", "class", "policy", "attachment"})
 
 CODES = frozenset(
-    """
-    accepted active amended appended arrived available cancelled completed confirmed corrected differential discharged
-    discontinued draft ended entered-in-error final finished in-progress inactive intended not-done not-taken on-hold
-    onleave partial planned preliminary preparation provisional recorded refuted registered stopped suspended triaged
-    unconfirmed unknown waitlist
-    directive filler-order instance-order option order original-order plan proposal reflex-order
-    """.split()
+    [
+        "accepted",
+        "active",
+        "amended",
+        "appended",
+        "arrived",
+        "available",
+        "cancelled",
+        "completed",
+        "confirmed",
+        "corrected",
+        "differential",
+        "discharged",
+        "discontinued",
+        "draft",
+        "ended",
+        "entered-in-error",
+        "final",
+        "finished",
+        "in-progress",
+        "inactive",
+        "intended",
+        "not-done",
+        "not-taken",
+        "on-hold",
+        "onleave",
+        "partial",
+        "planned",
+        "preliminary",
+        "preparation",
+        "provisional",
+        "recorded",
+        "refuted",
+        "registered",
+        "stopped",
+        "suspended",
+        "triaged",
+        "unconfirmed",
+        "unknown",
+        "waitlist",
+        "directive",
+        "filler-order",
+        "instance-order",
+        "option",
+        "order",
+        "original-order",
+        "plan",
+        "proposal",
+        "reflex-order",
+    ]
 )
 """The codes of FHIR's status and intent: a reason shows no other word, for a broken export may write anything there."""
 
