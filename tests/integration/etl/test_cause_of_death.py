@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from presage_platform.postgres.connection import open_database
 from presage_platform.settings import Settings
-from tests.lib.fhir_export import load, with_tiny_vocabulary, write_ndjson
+from tests.lib.fhir_export import load, write_ndjson
 
 PATIENT = {"resourceType": "Patient", "id": "a", "birthDate": "1940", "deceasedDateTime": "2024-02-01"}
 
@@ -29,11 +27,6 @@ def certificate(number: int, day: str, code: str) -> dict[str, Any]:
 def cause(settings: Settings) -> tuple[Any, ...] | None:
     with open_database(settings, command="test") as database, database.connect() as connection:
         return connection.execute("SELECT cause_concept_id, cause_source_value FROM death").fetchone()
-
-
-@pytest.fixture
-def hospital(settings: Settings) -> Settings:
-    return with_tiny_vocabulary(settings)
 
 
 def test_e48_the_latest_certificate_names_the_cause(hospital: Settings, tmp_path: Path) -> None:
