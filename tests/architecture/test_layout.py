@@ -73,9 +73,17 @@ def test_imports_point_one_way() -> None:
     assert run.returncode == 0, run.stdout
 
 
-def test_p4_extras_and_p3_torch_range() -> None:
+def test_p3_the_slow_and_wrong_torch_is_excluded() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    assert "!=2.9.*" in text
+    assert re.search(r'"torch>=[0-9.]+,!=2\.9\.\*"', text)
+
+
+def test_p5_ci_installs_the_oracles_and_calls_the_readmes_command() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert script.rstrip().endswith("make check test")
+    for package in ("dcm2niix", "chromium"):
+        assert package in script
+    assert "make test" in (ROOT / "README.md").read_text()
 
 
 def test_p50_no_pickle_is_read() -> None:

@@ -95,3 +95,49 @@ def test_p52_no_command_opens_a_listening_socket(settings: object) -> None:
         if pattern.search(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_p6_the_server_takes_every_setting_of_the_compose_file(settings: object) -> None:
+    import yaml
+
+    from presage_platform.postgres.binaries import find_binaries
+    from presage_platform.postgres.connection import open_database
+
+    command = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["postgres"]["command"]
+    wanted = dict(text.split("=", 1) for text in command if "=" in text)
+    assert len(wanted) >= 5
+    with open_database(settings, command="test") as database, database.connect() as connection:  # type: ignore[arg-type]
+        row = connection.execute("SHOW data_directory").fetchone()
+    for name, value in wanted.items():
+        run = subprocess.run(
+            [
+                find_binaries().program("postgres"),
+                "-C",
+                name,
+                "-D",
+                str(row[0] if row else ""),
+                "-c",
+                f"{name}={value}",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, f"{name}: {run.stderr}"
+        assert run.stdout.strip() != ""
+
+
+def test_p12_the_doctor_looks_at_everything_and_names_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    from presage_platform import doctor
+    from presage_platform.cli import run
+
+    monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
+    assert run(["doctor", "--json", "--workspace", str(tmp_path / "none")]) == 6
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    for what in ("python", "torch", "decoders", "disk", "memory", "gpu", "workspace"):
+        assert what in findings
+    assert findings["disk"]["ok"] is False and "free at least" in findings["disk"]["mend"]
+    assert all(finding["ok"] or finding["mend"] for finding in findings.values())

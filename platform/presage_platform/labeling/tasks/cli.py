@@ -12,6 +12,7 @@ from presage_platform.options import Json, Workspace
 if TYPE_CHECKING:
     from presage_platform.settings import Settings
 
+NO_FILES = "no task files; `platform tasks copy all_cause_mortality` brings a first one"
 Files = Annotated[
     list[Path] | None, typer.Argument(help="Task files or folders of them (default: the workspace's tasks/).")
 ]
@@ -31,7 +32,7 @@ def tasks_list(files: Files = None, workspace: Workspace = None, as_json: Json =
         rows.append({"task": task.name, "kind": task.front.kind, "version": task.front.version,
                      "lock": lock_state(task, None), "title": task.front.title})  # fmt: skip
     lines = [f"{r['task']:<28} {r['kind']:<14} v{r['version']:<3} {r['lock']:<7} {r['title']}" for r in rows]
-    _say(rows, lines or ["no task files; `platform tasks copy all_cause_mortality` brings a first one"], as_json)
+    _say(rows, lines, as_json)
 
 
 def tasks_check(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
@@ -160,4 +161,4 @@ def _settings(workspace: Path | None) -> Settings:
 def _say(document: Any, lines: list[str], as_json: bool) -> None:
     import json
 
-    typer.echo(json.dumps(document, default=str) if as_json else "\n".join(lines))
+    typer.echo(json.dumps(document, default=str) if as_json else "\n".join(lines or [NO_FILES]))
