@@ -113,7 +113,7 @@ class Demonstration:
         if row is None or row["low"] is None:
             return "time_to_event and base cannot be compared on this cohort: too few persons."
         if row["low"] > 0:
-            return "Pretraining on the future helps here: time_to_event is above base, its interval clear of zero."
+            return "Seen on this one hospital: time_to_event is above base, and its interval is clear of zero."
         return (
             f"Not shown here: time_to_event minus base is {row['difference']:+.3f} and its interval reaches zero "
             f"({row['low']:+.3f} to {row['high']:+.3f}); more scans or more epochs are needed to tell."
