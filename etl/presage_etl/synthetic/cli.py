@@ -10,13 +10,18 @@ import typer
 
 from presage_platform.options import Json, Workers, Workspace
 
+PRESET_HELP = "small (60 persons, seconds), demo (2,000 persons) or defects (40 persons, every planted defect once)."
+
 
 def synth(
     out: Annotated[Path, typer.Option("--out", help="Folder of the hospital, or predictions file with --oracle.")],
-    preset: Annotated[str | None, typer.Option(help="small (60 persons, seconds) or demo (2,000 persons).")] = None,
+    preset: Annotated[str | None, typer.Option(help=PRESET_HELP)] = None,
     patients: Annotated[int | None, typer.Option(min=1, help="Persons (default: the preset's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same bytes.")] = None,
     grid: Annotated[str | None, typer.Option(help="Voxels as columns x rows x slices: 64x64x32.")] = None,
+    defect_rate: Annotated[
+        float | None, typer.Option(help="Share of persons and of studies with one planted defect (default 0).")
+    ] = None,
     oracle: Annotated[Path | None, typer.Option(help="Hospital whose oracles become predictions in --out.")] = None,
     workers: Workers = None,
     workspace: Workspace = None,
@@ -37,7 +42,8 @@ def synth(
     from presage_etl.synthetic.parameters import parse_grid, read_parameters
     from presage_etl.synthetic.synth import make_hospital
 
-    parameters = read_parameters(preset, patients=patients, seed=seed, grid=parse_grid(grid))
+    rates = None if defect_rate is None else {"fhir_rate": defect_rate, "dicom_rate": defect_rate}
+    parameters = read_parameters(preset, patients=patients, seed=seed, grid=parse_grid(grid), defects=rates)
     report = make_hospital(out, parameters, workers=workers)
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "made": report.made, "counts": report.counts}))

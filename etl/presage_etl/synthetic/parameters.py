@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from presage_platform.errors import InputError, UsageError
 
-PRESETS = ("small", "demo")
+PRESETS = ("small", "demo", "defects")
 MIN_GRID = 32
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -121,6 +121,15 @@ class Labeling(Section):
     min_events: int
 
 
+class Defects(Section):
+    """What is planted: shares of persons and of studies with one defect of random kind, or every kind once."""
+
+    fhir_rate: Share
+    dicom_rate: Share
+    fhir_all: bool
+    dicom_all: bool
+
+
 class Effect(Section):
     """Coefficients of an event that is no condition."""
 
@@ -175,6 +184,7 @@ class Parameters(Section):
     record: Record
     image: Image
     labeling: Labeling
+    defects: Defects
     death: Effect
     admission: Effect
     condition: tuple[Condition, ...]
