@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -49,37 +50,56 @@ class WrittenSeries:
     files: tuple[tuple[str, str], ...]  # path below the archive, sha256
 
 
-def write_series(
-    archive: Path,
-    parameters: Parameters,
-    person: Person,
-    scan: int,
-    t0: int,
-    made: Acquisition,
-    volume: NDArray[np.int16],
-) -> WrittenSeries:
-    """Write the one series of a study; return where it is and its truth."""
-    study = study_uid(parameters.seed, person.index, scan)
-    folder = hashlib.sha256(f"folder {study}".encode()).hexdigest()[:16]
-    (archive / folder).mkdir(parents=True, exist_ok=True)
-    template = Template.encode(_header(parameters, person, scan, t0, made, study), made)
+@dataclass(frozen=True)
+class Series:
+    """A series that is not yet written: what it will hold, and all that its bytes depend on."""
+
+    parameters: Parameters
+    person: Person
+    scan: int
+    t0: int
+    made: Acquisition
+    volume: NDArray[np.int16]  # [z, y, x] in HU as a right reader sees it
+
+    @property
+    def study_uid(self) -> str:
+        """StudyInstanceUID."""
+        return study_uid(self.parameters.seed, self.person.index, self.scan)
+
+    @property
+    def folder(self) -> str:
+        """Name of the series' folder in the archive; it says nothing about what is inside."""
+        return hashlib.sha256(f"folder {self.study_uid}".encode()).hexdigest()[:16]
+
+
+def series_files(series: Series) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file of a series, slice by slice along the normal."""
+    made, volume, study = series.made, series.volume, series.study_uid
+    header = _header(series.parameters, series.person, series.scan, series.t0, made, study)
+    template = Template.encode(header, made)
     stored = volume if made.signed else (volume.astype(np.int32) - UNSIGNED_INTERCEPT).astype("<u2")
-    numbers = _instance_numbers(made, len(volume), stream(parameters.seed, person.index, Stage.SCANNER, scan, 1))
-    files = []
+    rng = stream(series.parameters.seed, series.person.index, Stage.SCANNER, series.scan, 1)
+    numbers = _instance_numbers(made, len(volume), rng)
     for place in range(len(volume)):
         instance = FIRST_INSTANCE + place
-        content = template.slice(instance, numbers[place], _position(made, place), stored[place])
-        digest = hashlib.sha256(content).hexdigest()
         name = hashlib.sha256(f"file {study} {instance}".encode()).hexdigest()[:12]
         name += ".dcm" if name[0] < "8" else ""
-        (archive / folder / name).write_bytes(content)
-        files.append((f"{folder}/{name}", digest))
+        yield name, template.slice(instance, numbers[place], _position(made, place), stored[place])
+
+
+def write_series(archive: Path, series: Series) -> WrittenSeries:
+    """Write the one series of a study; return where it is and its truth."""
+    (archive / series.folder).mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, content in series_files(series):
+        (archive / series.folder / name).write_bytes(content)
+        files.append((f"{series.folder}/{name}", hashlib.sha256(content).hexdigest()))
     return WrittenSeries(
-        folder=folder,
-        study_uid=study,
-        series_uid=series_uid(study),
-        sha256=hashlib.sha256(np.ascontiguousarray(volume).tobytes()).hexdigest(),
-        affine_ras=_affine(made),
+        folder=series.folder,
+        study_uid=series.study_uid,
+        series_uid=series_uid(series.study_uid),
+        sha256=hashlib.sha256(np.ascontiguousarray(series.volume).tobytes()).hexdigest(),
+        affine_ras=_affine(series.made),
         files=tuple(files),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from presage_etl.synthetic.dicom import write_series
+from presage_etl.synthetic.dicom import Series, write_series
 from presage_etl.synthetic.identifiers import study_key
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
@@ -42,7 +42,7 @@ def make_images(task: ImageTask) -> ImageResult:
         made = draw_acquisition(task.parameters, index, number, male=person.male)
         phantom = picture(task.parameters, person, planned, made)
         volume = scan(phantom, made.anatomy, stream(task.parameters.seed, index, Stage.NOISE, number))
-        written = write_series(task.archive, task.parameters, person, number, planned.t0, made, volume)
+        written = write_series(task.archive, Series(task.parameters, person, number, planned.t0, made, volume))
         files += list(written.files)
         rows.append(
             {
