@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from presage_etl.synthetic import ceilings, oracle, truth
+from presage_etl.synthetic.athena import write_vocabulary
 from presage_etl.synthetic.export import EXPORT, write_manifest, write_site
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.headline import write_tasks
@@ -33,7 +34,7 @@ from presage_etl.synthetic.shards import (
     scan_rows,
 )
 from presage_etl.synthetic.site import site_toml
-from presage_etl.synthetic.vocabulary import build_vocabulary, write_vocabulary
+from presage_etl.synthetic.vocabulary import build_vocabulary
 from presage_platform.errors import DiskFullError, InputError
 from presage_platform.logs import get_logger
 from presage_platform.parallel import map_partitions

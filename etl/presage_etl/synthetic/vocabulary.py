@@ -1,4 +1,4 @@
-"""The vocabulary of the synthetic hospital, in Athena's format: a demonstration subset, not a vocabulary release.
+"""The vocabulary of the synthetic hospital: a demonstration subset, not a vocabulary release.
 
 Real concepts come from concepts.csv, each with the public source in which its row was seen. Everything else has an id
 of the range that OMOP reserves for sites; nothing is invented below it.
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 
 from presage_etl.synthetic.hazards import CUSTOM_CONCEPT, LEAF_FAMILIES, Leaf, Model
 from presage_platform.errors import IntegrityError
 
 DEMO = "PRESAGE_DEMO"
-VERSION = "presage-demo 1"
 VALID_FROM, VALID_TO = "19700101", "20991231"
 
 ROOT_CONCEPT = CUSTOM_CONCEPT + 1
@@ -25,31 +23,12 @@ FAMILY_CONCEPT = CUSTOM_CONCEPT + 100
 GROUP_CONCEPT = CUSTOM_CONCEPT + 300
 ICD10_CONCEPT = CUSTOM_CONCEPT + 2_000
 MODALITY_CONCEPT = CUSTOM_CONCEPT + 3_000
+TROPONIN_CONCEPT = CUSTOM_CONCEPT + 3_001
 SPECIAL_CONCEPT = CUSTOM_CONCEPT + 4_000
 PROJECT = "presage project, custom range"
 
-# Clinical drugs and their ingredients (RxNorm): the roll-up that drug eras follow.
-INGREDIENT_OF = {
-    1332419: 1332418,
-    1539411: 1539403,
-    19080128: 1308216,
-    40163554: 1310149,
-    1551192: 1551099,
-    19073183: 1713332,
-    1545959: 1545958,
-    19059056: 1112807,
-}
-
-README = """# Vocabulary of a synthetic hospital
-
-A demonstration subset in Athena's format, not a vocabulary release. Sites load their own from https://athena.ohdsi.org.
-
-Ids below 2,000,000,000 are published OMOP concepts; PROVENANCE.csv names where each row was seen. Ids from
-2,000,000,000 on belong to this demonstration: the findings of vocabulary PRESAGE_DEMO, and codes of public systems
-(ICD-10-CM, DICOM, one SNOMED CT code) whose published OMOP id is not confirmed here.
-
-synthetic: true
-"""
+TROPONIN = ("89579-7", "Troponin I.cardiac [Mass/volume] in Serum or Plasma by High sensitivity method")
+CARDIOVASCULAR = 134057  # published parent of several conditions; nothing is ever recorded as itself
 
 
 @dataclass(frozen=True)
@@ -147,45 +126,19 @@ def published_concepts() -> list[Concept]:
     return concepts
 
 
-def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """Write the Athena files: tab separated, no quoting, dates YYYYMMDD."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(
-        folder / "CONCEPT.csv",
-        "concept_id concept_name domain_id vocabulary_id concept_class_id standard_concept concept_code "
-        "valid_start_date valid_end_date invalid_reason",
-        (concept.row() for concept in vocabulary.concepts),
-    )
-    _write(
-        folder / "CONCEPT_RELATIONSHIP.csv",
-        "concept_id_1 concept_id_2 relationship_id valid_start_date valid_end_date invalid_reason",
-        _relationships(vocabulary),
-    )
-    _write(
-        folder / "CONCEPT_ANCESTOR.csv",
-        "ancestor_concept_id descendant_concept_id min_levels_of_separation max_levels_of_separation",
-        (tuple(map(str, row)) for row in closure(vocabulary)),
-    )
-    _write(
-        folder / "CONCEPT_SYNONYM.csv",
-        "concept_id concept_synonym_name language_concept_id",
-        [(str(c.concept_id), f"{c.name} (synonym)", "4180186") for c in vocabulary.concepts if c.vocabulary == DEMO][
-            :20
-        ],
-    )
-    _write_lists(folder, vocabulary)
-    _write(
-        folder / "DRUG_STRENGTH.csv",
-        "drug_concept_id ingredient_concept_id amount_value amount_unit_concept_id numerator_value "
-        "numerator_unit_concept_id denominator_value denominator_unit_concept_id box_size valid_start_date "
-        "valid_end_date invalid_reason",
-        [(str(d), str(i), *[""] * 7, VALID_FROM, VALID_TO, "") for d, i in sorted(INGREDIENT_OF.items())],
-    )
-    with (folder / "PROVENANCE.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["concept_id", "source"])
-        writer.writerows([c.concept_id, c.source] for c in vocabulary.concepts)
-    (folder / "README.md").write_text(README, encoding="utf-8")
+def coding_of(leaf: Leaf) -> tuple[str, str]:
+    """Vocabulary and code under which a leaf is standard."""
+    return ("SNOMED", leaf.snomed) if leaf.snomed else (DEMO, leaf.name)
+
+
+def published_parents() -> list[tuple[int, int]]:
+    """Read which published concept stands above which, as the public tables have it: (parent, child), direct here.
+
+    Ingredients stand above their clinical drugs, panels above their tests. Concepts between two of these that the
+    public tables hold and this subset does not are passed over, so levels count the concepts of the subset.
+    """
+    text = files("presage_etl.synthetic").joinpath("concept_parents.csv").read_text(encoding="utf-8")
+    return [(int(parent), int(child)) for parent, child in list(csv.reader(text.splitlines()))[1:]]
 
 
 def _published(row: list[str]) -> Concept:
@@ -219,6 +172,7 @@ def _special() -> list[Concept]:
         Concept(
             MODALITY_CONCEPT, "Computed Tomography", "Measurement", "DICOM", "DICOM Value Sets", "S", "CT", PROJECT
         ),
+        Concept(TROPONIN_CONCEPT, TROPONIN[1], "Measurement", "LOINC", "Lab Test", "S", TROPONIN[0], PROJECT),
         Concept(SPECIAL_CONCEPT, "Diabetes with hypertension, combined code", *finding, "", "combined", PROJECT),
         Concept(SPECIAL_CONCEPT + 1, "History of demonstration finding", *finding, "", "history-of", PROJECT),
         Concept(SPECIAL_CONCEPT + 2, "History of", "Observation", DEMO, "Context-dependent", "S", "history", PROJECT),
@@ -245,57 +199,6 @@ def _edges(model: Model) -> Iterator[tuple[int, int]]:
     for leaf in model.leaves:
         for parent in leaf.parents:
             yield number[parent], leaf.concept_id
-    for drug, ingredient in INGREDIENT_OF.items():
-        yield ingredient, drug
+    yield number["circulatory"], CARDIOVASCULAR
+    yield from published_parents()
     yield ROOT_CONCEPT, SPECIAL_CONCEPT + 6
-
-
-def _relationships(vocabulary: Vocabulary) -> Iterable[tuple[str, ...]]:
-    rows = [(a, b, "Maps to") for a, b in vocabulary.maps_to]
-    rows += [(b, a, "Mapped from") for a, b in vocabulary.maps_to]
-    rows += [(a, b, "Maps to value") for a, b in vocabulary.maps_to_value]
-    rows += [(parent, child, "Subsumes") for parent, child in vocabulary.edges]
-    rows += [(child, parent, "Is a") for parent, child in vocabulary.edges]
-    return [(str(a), str(b), name, VALID_FROM, VALID_TO, "") for a, b, name in sorted(rows)]
-
-
-def _write_lists(folder: Path, vocabulary: Vocabulary) -> None:
-    names = sorted({concept.vocabulary for concept in vocabulary.concepts} - {"None"})
-    rows = [(name, name, "", VERSION if name == DEMO else "", "0") for name in names]
-    rows.append(("None", "OMOP Standardized Vocabularies (demonstration subset)", "", VERSION, "0"))
-    _write(
-        folder / "VOCABULARY.csv",
-        "vocabulary_id vocabulary_name vocabulary_reference vocabulary_version vocabulary_concept_id",
-        sorted(rows),
-    )
-    domains = sorted({concept.domain for concept in vocabulary.concepts})
-    _write(folder / "DOMAIN.csv", "domain_id domain_name domain_concept_id", [(d, d, "0") for d in domains])
-    classes = sorted({concept.concept_class for concept in vocabulary.concepts})
-    _write(
-        folder / "CONCEPT_CLASS.csv",
-        "concept_class_id concept_class_name concept_class_concept_id",
-        [(c, c, "0") for c in classes],
-    )
-    _write(
-        folder / "RELATIONSHIP.csv",
-        "relationship_id relationship_name is_hierarchical defines_ancestry reverse_relationship_id "
-        "relationship_concept_id",
-        [
-            ("Is a", "Is a", "0", "0", "Subsumes", "0"),
-            ("Mapped from", "Standard to Non-standard map (OMOP)", "0", "0", "Maps to", "0"),
-            ("Maps to", "Non-standard to Standard map (OMOP)", "0", "0", "Mapped from", "0"),
-            ("Maps to value", "Non-standard to value_as_concept map (OMOP)", "0", "0", "Value mapped from", "0"),
-            ("Subsumes", "Subsumes", "1", "1", "Is a", "0"),
-            ("Value mapped from", "Value_as_concept to Non-standard map (OMOP)", "0", "0", "Maps to value", "0"),
-        ],
-    )
-
-
-def _write(path: Path, header: str, rows: Iterable[tuple[str, ...]]) -> None:
-    lines = ["\t".join(header.split()), *("\t".join(row) for row in rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def coding_of(leaf: Leaf) -> tuple[str, str]:
-    """Vocabulary and code under which a leaf is standard."""
-    return ("SNOMED", leaf.snomed) if leaf.snomed else (DEMO, leaf.name)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from presage_etl.synthetic.vocabulary import published_parents
+from presage_platform.errors import IntegrityError
 from tests.lib.synthetic import EXPORT, resources, truth
 
 TYPES = {
@@ -93,6 +96,52 @@ def test_s40_published_facts_are_those_of_the_public_tables(hospital: Path) -> N
     assert concepts[8507] == ("Gender", "M")
 
 
+def test_s40_about_three_hundred_published_concepts_of_every_kind_are_there(hospital: Path) -> None:
+    published = [c for c in athena(hospital, "CONCEPT") if int(c["concept_id"]) < 2_000_000_000]
+    assert 300 <= len(published) <= 400
+    kinds = Counter((c["domain_id"], c["vocabulary_id"]) for c in published)
+    wanted = {
+        ("Condition", "SNOMED"): 80, ("Measurement", "LOINC"): 50, ("Drug", "RxNorm"): 30, ("Drug", "CVX"): 10,
+        ("Procedure", "SNOMED"): 30, ("Unit", "UCUM"): 20, ("Race", "Race"): 5, ("Type Concept", "Type Concept"): 5,
+    }  # fmt: skip
+    assert all(kinds[kind] >= number for kind, number in wanted.items()), kinds
+
+
+@pytest.mark.real_data
+def test_s42_published_rows_and_parents_are_those_of_the_public_tables(hospital: Path, real_data: Path) -> None:
+    def table(name: str) -> list[dict[str, str]]:
+        with gzip.open(real_data / "vocabulary" / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+    public = {row["concept_id"]: row for row in table("CONCEPT")}
+    facts = ("concept_name", "domain_id", "vocabulary_id", "concept_class_id", "standard_concept", "concept_code")
+    with (hospital / "vocabulary" / "PROVENANCE.csv").open(encoding="utf-8", newline="") as file:
+        source = {row["concept_id"]: row["source"] for row in csv.DictReader(file)}
+    seen = [c for c in athena(hospital, "CONCEPT") if "vocabulary subset" in source[c["concept_id"]]]
+    assert len(seen) > 250
+    for concept in seen:
+        assert {name: concept[name] for name in facts} == {
+            name: public[concept["concept_id"]][name] for name in facts
+        }, concept["concept_id"]
+    above = {(r["ancestor_concept_id"], r["descendant_concept_id"]) for r in table("CONCEPT_ANCESTOR")}
+    above |= {
+        (r["concept_id_1"], r["concept_id_2"])
+        for r in table("CONCEPT_RELATIONSHIP")
+        if r["relationship_id"] == "Subsumes"
+    }
+    assert {(str(parent), str(child)) for parent, child in published_parents()} <= above
+
+
+def test_s42_a_published_concept_without_a_source_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    from presage_etl.synthetic import vocabulary
+
+    row = ["254061", "Pleural effusion", "Condition", "SNOMED", "Clinical Finding", "S", "60046008", ""]
+    whole = vocabulary._published
+    monkeypatch.setattr(vocabulary, "_published", lambda given: whole(row if given[0] == "254061" else given))
+    with pytest.raises(IntegrityError, match="254061 has no published source"):
+        vocabulary.published_concepts()
+
+
 def test_s41_the_files_are_athenas_with_their_traps(hospital: Path) -> None:
     concepts = athena(hospital, "CONCEPT")
     assert all(len(c["valid_start_date"]) == 8 and c["valid_start_date"].isdigit() for c in concepts)
@@ -108,6 +157,16 @@ def test_s41_the_files_are_athenas_with_their_traps(hospital: Path) -> None:
     assert release["None"] == "presage-demo 1"
     for name in ("CONCEPT_SYNONYM", "DOMAIN", "CONCEPT_CLASS", "RELATIONSHIP", "DRUG_STRENGTH"):
         assert athena(hospital, name)
+    strengths = {row["drug_concept_id"]: row for row in athena(hospital, "DRUG_STRENGTH")}
+    assert (strengths["1332419"]["amount_value"], strengths["1332419"]["ingredient_concept_id"]) == ("5", "1332418")
+    named = {r["relationship_id"] for r in athena(hospital, "RELATIONSHIP")}
+    assert {r["relationship_id"] for r in relations} <= named
+    assert {c["domain_id"] for c in concepts} == {d["domain_id"] for d in athena(hospital, "DOMAIN")}
+    assert {c["concept_class_id"] for c in concepts} == {
+        d["concept_class_id"] for d in athena(hospital, "CONCEPT_CLASS")
+    }
+    ids = {c["concept_id"] for c in concepts}
+    assert {r[side] for r in relations for side in ("concept_id_1", "concept_id_2")} <= ids
 
 
 def test_s42_concept_ancestor_is_the_closure_of_the_hierarchy(hospital: Path) -> None:
