@@ -1,21 +1,25 @@
-"""One person's chart: every FHIR resource of the record, and the rows that a right load must make of them.
+"""One person's chart: every FHIR resource of the record, and the CDM rows that a right load must make of them.
 
-The expected rows are counted here, from what is simulated, and never by the code that loads them.
+A fact becomes a resource and its rows in one place, from what is simulated; `omop` tells the shape of a row. The code
+that loads the record has no part in it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from presage_etl.synthetic import fhir, imaging_orders
-from presage_etl.synthetic.clock import DAY_S, MINUTE_S, YEAR_S, quiet
+from presage_etl.synthetic import fhir, imaging_orders, omop
+from presage_etl.synthetic.clock import DAY_S, MINUTE_S, YEAR_S, quiet, wall
+from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, Visit, label_time
 from presage_etl.synthetic.fhir import Json
 from presage_etl.synthetic.hazards import Model
-from presage_etl.synthetic.identifiers import LOCAL_SYSTEM, LOINC
+from presage_etl.synthetic.identifiers import LOCAL_SYSTEM, LOINC, UCUM, series_uid, study_uid
+from presage_etl.synthetic.omop import Row, When
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, order_time
 from presage_etl.synthetic.streams import Stage, stream
@@ -53,42 +57,81 @@ VACCINES = (
     ("133", "pneumococcal conjugate vaccine, 13 valent"),
 )
 ALLERGIES = (("91934008", "Allergy to nut"), ("300916003", "Allergy to latex"))
+CODED = ("code", "medicationCodeableConcept", "vaccineCode")
 PRESCRIBED, PERFORMED, XRAY, VACCINATED, ALLERGIC = 0.6, 0.4, 0.04, 0.05, 0.08
 
 
 @dataclass(slots=True)
 class Chart:
-    """Resources of one person by type, the rows that they make, and the days that they span."""
+    """Resources of one person by type, the rows that they make, and the days by which these widen the record."""
 
     person: Person
+    codes: Codebook
+    last_day: int  # of the export, in days since 1970: what is dated later widens nothing
     resources: dict[str, list[Json]] = field(default_factory=dict)
-    rows: Counter[str] = field(default_factory=Counter)
+    rows: list[Row] = field(default_factory=list)
     days: list[int] = field(default_factory=list)
 
-    def add(self, resource: Json, table: str | None = None, *days: int, num_rows: int = 1) -> None:
-        """Keep a resource; `table` is where its rows go, `days` the wall-clock seconds that it dates."""
+    def add(self, resource: Json, *rows: Row) -> None:
+        """Keep a resource and the rows that a right load makes of it."""
         self.resources.setdefault(str(resource["resourceType"]), []).append(resource)
-        if table:
-            self.rows[table] += num_rows
-            self.days += [second // DAY_S for second in days]
+        self.expect(*rows)
+
+    def expect(self, *rows: Row) -> None:
+        """Keep rows, and the days that they give to the observation period."""
+        for row in rows:
+            self.rows.append(row)
+            span = omop.days_of(row)
+            if span is not None and span[0] <= self.last_day:
+                self.days += [span[0], min(span[1], self.last_day)]
+
+    def event(
+        self,
+        resource: Json,
+        home: str,
+        when: When,
+        type_concept: int,
+        *,
+        setting: str = "general",
+        visit: int = NEVER,
+        end: When | None = None,
+        **columns: Any,
+    ) -> None:
+        """Keep a coded event: its rows follow from `resource["code"]`, or from the code of its drug or vaccine."""
+        code = next(resource[name] for name in CODED if name in resource)
+        rows = omop.event(
+            home,
+            f"{resource['resourceType']}/{resource['id']}",
+            self.person,
+            self.codes.meaning(code, setting),
+            when,
+            type_concept,
+            visit=None if visit == NEVER else f"Encounter/{fhir.visit_id(self.person, visit)}",
+            end=end,
+            **columns,
+        )
+        self.add(resource, *rows)
+
+    def counts(self) -> Counter[str]:
+        """Rows by table, a location for each person's address left out: persons share them."""
+        return Counter(row.table for row in self.rows if row.table != "location")
 
 
-def build_chart(parameters: Parameters, model: Model, history: History, num_slices: int) -> Chart:
+def build_chart(parameters: Parameters, model: Model, history: History, num_slices: int, codes: Codebook) -> Chart:
     """Write down one person's history."""
     person, zone = history.person, parameters.calendar.zone
-    chart = Chart(person)
-    chart.add(fhir.patient(history, zone), "person")
-    if history.death != NEVER:
-        chart.rows["death"] += 1
-        chart.days.append(history.death // DAY_S)
+    chart = Chart(person, codes, wall(parameters.calendar.cut) // DAY_S)
+    organization = f"Organization/{fhir.ORGANIZATION}"
+    chart.add(fhir.patient(history, zone), *omop.person_rows(history, codes, organization))
     for visit in history.visits:
-        chart.add(fhir.encounter(person, visit, zone), "visit_occurrence", visit.start, visit.end)
+        provider = f"Practitioner/{fhir.practitioner_id(person.index + visit.number)}"
+        key = f"Encounter/{fhir.visit_id(person, visit.number)}"
+        row = omop.visit_row(person, visit, key, codes, provider=provider, organization=organization)
+        chart.add(fhir.encounter(person, visit, zone), row)
     _conditions(parameters, model, history, chart)
     _observations(parameters, model, history, chart)
     _treatment(parameters, model, history, chart)
     _scans(parameters, history, chart, num_slices)
-    if len(person.races) > 1:  # one observation each, dated by the last visit
-        chart.rows["observation"] += len(person.races)
     return chart
 
 
@@ -102,7 +145,12 @@ def _conditions(parameters: Parameters, model: Model, history: History, chart: C
             leaf = model.leaves[diagnosis.leaf]
             codings, text = fhir.leaf_codings(leaf, rng.random()), leaf.title
         resource = fhir.condition(person, diagnosis, f"{person.key}-c{number}", codings, text, zone)
-        chart.add(resource, "condition_occurrence", label_time(diagnosis))
+        when = When(label_time(diagnosis), "day" if diagnosis.day_only else "time")
+        status: dict[str, Any] = {
+            "condition_status_concept_id": omop.CONFIRMED,
+            "condition_status_source_value": "confirmed",
+        }
+        chart.event(resource, "condition_occurrence", when, omop.ENCOUNTER_RECORD, visit=diagnosis.visit, **status)
     for visit in history.visits:
         if rng.random() < parameters.record.unmapped:
             _local_code(parameters, history, chart, visit)
@@ -116,7 +164,9 @@ def _local_code(parameters: Parameters, history: History, chart: Chart, visit: V
     )
     resource["code"] = fhir.concept(fhir.coding(LOCAL_SYSTEM, f"LOCAL-{person.index % 7}"), text="local note")
     resource["valueString"] = "noted"
-    chart.add(resource, "observation", visit.start)
+    when = When(visit.start)
+    noted: dict[str, Any] = {"value_as_string": "noted", "value_source_value": "noted"}
+    chart.event(resource, "observation", when, omop.EHR, visit=visit.number, **noted)
 
 
 def _observations(parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
@@ -138,7 +188,18 @@ def _observations(parameters: Parameters, model: Model, history: History, chart:
             low, high = round(mean - 2 * sd, 2), round(mean + 2 * sd, 2)
             resource["valueQuantity"] = fhir.quantity(value, unit)
             resource["referenceRange"] = [{"low": fhir.quantity(low, unit), "high": fhir.quantity(high, unit)}]
-            chart.add(resource, "measurement", visit.start)
+            columns = _number(chart, value, unit) | {"range_low": low, "range_high": high}
+            when = When(visit.start)
+            chart.event(resource, "measurement", when, omop.LAB, setting="laboratory", visit=visit.number, **columns)
+
+
+def _number(chart: Chart, value: float, unit: str) -> dict[str, Any]:
+    """Columns of a value with a UCUM unit."""
+    return {
+        "value_as_number": value,
+        "unit_concept_id": chart.codes.concept(UCUM, unit),
+        "unit_source_value": unit,
+    }
 
 
 def _vitals(parameters: Parameters, chart: Chart, visit: Visit, rng: np.random.Generator) -> None:
@@ -158,7 +219,13 @@ def _vitals(parameters: Parameters, chart: Chart, visit: Visit, rng: np.random.G
         {"code": fhir.concept(fhir.coding(LOINC, code, name)), "valueQuantity": fhir.quantity(value, "mm[Hg]")}
         for code, name, value in parts
     ]
-    chart.add(pressure, "measurement", visit.start, num_rows=2)
+    chart.add(pressure)
+    for part, (code, _, value) in zip(pressure["component"], parts, strict=True):
+        key, visit_key = f"Observation/{pressure['id']}#comp:{code}", f"Encounter/{fhir.visit_id(person, visit.number)}"
+        meaning = chart.codes.meaning(part["code"], "laboratory")
+        number = _number(chart, value, "mm[Hg]")
+        when = When(visit.start)
+        chart.expect(*omop.event("measurement", key, person, meaning, when, omop.EHR, visit=visit_key, **number))
     for code, name, unit, mean, sd in (
         ("8867-4", "Heart rate", "/min", 74.0, 10.0),
         ("29463-7", "Body weight", "kg", 78.0, 13.0),
@@ -166,8 +233,12 @@ def _vitals(parameters: Parameters, chart: Chart, visit: Visit, rng: np.random.G
         resource = fhir.observation(
             person, visit, f"{person.key}-o{visit.number}-{code}", "vital-signs", (code, name), visit.start, zone
         )
-        resource["valueQuantity"] = fhir.quantity(round(float(rng.normal(mean, sd)), 1), unit)
-        chart.add(resource, "measurement", visit.start)
+        value = round(float(rng.normal(mean, sd)), 1)
+        resource["valueQuantity"] = fhir.quantity(value, unit)
+        number = _number(chart, value, unit)
+        chart.event(
+            resource, "measurement", When(visit.start), omop.EHR, setting="laboratory", visit=visit.number, **number
+        )
 
 
 def _treatment(parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
@@ -187,18 +258,25 @@ def _treatment(parameters: Parameters, model: Model, history: History, chart: Ch
     for number, (name, when) in enumerate(prescriptions):
         form = rng.random()
         if when < history.end:
-            identity = f"{person.key}-m{number}"
-            chart.add(fhir.medication_request(person, identity, DRUGS[name], form, when, zone), "drug_exposure", when)
+            resource = fhir.medication_request(person, f"{person.key}-m{number}", DRUGS[name], form, when, zone)
+            meaning = chart.codes.meaning(fhir.drug_concept(DRUGS[name]), "drug")
+            key, start = f"MedicationRequest/{resource['id']}", When(when)
+            rows = omop.event(
+                "drug_exposure", key, person, meaning, start, omop.PRESCRIBED, end=start, refills=1, quantity=30.0
+            )
+            chart.add(resource, *rows)
     _procedures(parameters, model, history, chart, rng)
     for visit in history.visits:
         if visit.kind == "AMB" and rng.random() < VACCINATED:
             vaccine = VACCINES[int(rng.integers(len(VACCINES)))]
             resource = fhir.immunization(person, f"{person.key}-i{visit.number}", vaccine, visit.start, zone)
-            chart.add(resource, "drug_exposure", visit.start)
+            given = When(visit.start)
+            chart.event(resource, "drug_exposure", given, omop.ADMINISTERED, setting="drug", end=given)
     if history.visits and rng.random() < ALLERGIC:
         code = ALLERGIES[int(rng.integers(len(ALLERGIES)))]
         when = history.visits[0].start
-        chart.add(fhir.allergy(person, f"{person.key}-a0", code, when, zone), "observation", when)
+        resource = fhir.allergy(person, f"{person.key}-a0", code, when, zone)
+        chart.event(resource, "observation", When(when), omop.EHR)
 
 
 def _procedures(parameters: Parameters, model: Model, history: History, chart: Chart, rng: np.random.Generator) -> None:
@@ -215,7 +293,7 @@ def _procedures(parameters: Parameters, model: Model, history: History, chart: C
     for number, (code, visit) in enumerate(wanted):
         when = min(visit.start + 10 * MINUTE_S, visit.end)
         resource = fhir.procedure(person, visit, f"{person.key}-x{number}", code, when, zone)
-        chart.add(resource, "procedure_occurrence", when)
+        chart.event(resource, "procedure_occurrence", When(when), omop.ENCOUNTER_RECORD, visit=visit.number)
 
 
 def _scans(parameters: Parameters, history: History, chart: Chart, num_slices: int) -> None:
@@ -231,8 +309,11 @@ def _scans(parameters: Parameters, history: History, chart: Chart, num_slices: i
             continue
         chart.add(imaging_orders.service_request(person, scan, visit, ordered, zone))
         study = imaging_orders.imaging_study(person, scan, visit, num_slices, seed, zone)
-        chart.add(study, "procedure_occurrence", scan.t0)
-        chart.rows["image_occurrence"] += 1
+        uid, visit_key = study_uid(seed, person.index, scan.number), f"Encounter/{fhir.visit_id(person, visit)}"
+        modality = chart.codes.concept(imaging_orders.DICOM_MODALITY, "CT")
+        chart.add(
+            study, *omop.study_rows(person, study["id"], When(scan.t0), visit_key, uid, series_uid(uid), modality)
+        )
         chart.add(imaging_orders.diagnostic_report(person, scan, visit, scan.t0 + 90 * MINUTE_S, zone))
 
 

@@ -206,7 +206,7 @@ def medication_request(
     person: Person, identity: str, drug: tuple[str, str], form: float, seconds: int, zone: str
 ) -> Json:
     """Order of a clinical drug: as a code, as a reference, or contained."""
-    code = concept(coding(RXNORM, *drug), text=drug[1])
+    code = drug_concept(drug)
     resource: Json = {
         "resourceType": "MedicationRequest",
         "id": identity,
@@ -223,6 +223,11 @@ def medication_request(
         return resource | {"medicationReference": reference("Medication", medication_id(drug[0]))}
     contained = {"resourceType": "Medication", "id": "drug", "code": code}
     return resource | {"contained": [contained], "medicationReference": {"reference": "#drug"}}
+
+
+def drug_concept(drug: tuple[str, str]) -> Json:
+    """The CodeableConcept of a clinical drug."""
+    return concept(coding(RXNORM, *drug), text=drug[1])
 
 
 def immunization(person: Person, identity: str, vaccine: tuple[str, str], seconds: int, zone: str) -> Json:

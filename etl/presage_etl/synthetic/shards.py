@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from presage_etl.synthetic.chart import Chart, build_chart, knows_study
 from presage_etl.synthetic.clock import YEAR_S, day_of, utc_day
+from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, simulate
 from presage_etl.synthetic.export import write_shard
 from presage_etl.synthetic.hazards import Model
@@ -19,6 +20,7 @@ from presage_etl.synthetic.identifiers import series_uid, study_key, study_uid
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
 from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
+from presage_etl.synthetic.vocabulary import build_vocabulary
 
 FIRST_ORPHAN = 5_000_000  # persons whom the EHR does not know have numbers of their own
 
@@ -67,12 +69,13 @@ def make_shard(task: ShardTask) -> ShardResult:
     parameters, model = task.parameters, task.model
     result = ShardResult(task.shard, {})
     charts = []
+    codes = Codebook(build_vocabulary(model))
     for index in range(task.first, task.last):
         person = draw_person(parameters, index)
         history = simulate(parameters, model, person)
-        chart = build_chart(parameters, model, history, parameters.grid[2])
+        chart = build_chart(parameters, model, history, parameters.grid[2], codes)
         charts.append(chart)
-        result.expected.update(chart.rows)
+        result.expected.update(chart.counts())
         result.expected["observation_period"] += bool(chart.days)
         result.locations.add(person.state)
         _truth_of_person(result, parameters, model, history, chart)
