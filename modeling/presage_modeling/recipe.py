@@ -22,7 +22,6 @@ from presage_modeling.augment import AugmentationRecipe
 from presage_modeling.checkpoint import CheckpointRecipe
 from presage_modeling.data import InputRecipe, LoaderRecipe
 from presage_modeling.encoders.interface import EncoderRecipe
-from presage_modeling.encoders.resnet_recipe import ResNetRecipe
 from presage_modeling.hardware import MemoryRecipe, PrecisionRecipe
 from presage_modeling.objectives import ObjectiveRecipe
 from presage_modeling.optimisation import OptimiserRecipe, ScheduleRecipe, ValidationRecipe
@@ -61,7 +60,7 @@ class Recipe(Section):
                 f"schedule.effective_batch {self.schedule.effective_batch} is not a multiple of memory.micro_batch "
                 f"{self.micro_batch}: the effective batch is what is trained on, choose a divisor"
             )
-        batch_norm = isinstance(self.encoder, ResNetRecipe) and self.encoder.norm == "batch"
+        batch_norm = getattr(self.encoder, "norm", None) == "batch"
         if batch_norm and self.micro_batch < SMALLEST_BATCH_FOR_BATCH_NORM:
             raise ValueError(
                 f"encoder.norm batch needs at least {SMALLEST_BATCH_FOR_BATCH_NORM} studies a step on a device, found "
@@ -202,7 +201,7 @@ def _models_of(parent: type[BaseModel], key: str) -> list[type[BaseModel]]:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
-    tags = {"resnet10", "swinunetr"}
+    tags = {"resnet10", "resnet152", "swinunetr", "densenet121"}
     keys = [str(part) for part in problem["loc"] if part not in tags]
     path = ".".join(keys)
     if problem["type"] == "extra_forbidden":

@@ -12,10 +12,12 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from presage_modeling.encoders.densenet_recipe import DenseNetRecipe
 from presage_modeling.encoders.resnet_recipe import ResNetRecipe
 from presage_modeling.encoders.swinunetr_recipe import SwinUNETRRecipe
 
-EncoderRecipe = Annotated[ResNetRecipe | SwinUNETRRecipe, Field(discriminator="name")]
+AnyEncoderRecipe = ResNetRecipe | SwinUNETRRecipe | DenseNetRecipe
+EncoderRecipe = Annotated[AnyEncoderRecipe, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,20 @@ class Encoder(nn.Module, ABC):
         return self.forward_features(x_BCXYZ).pooled_BD
 
 
-def build_encoder(recipe: ResNetRecipe | SwinUNETRRecipe, num_channels: int) -> Encoder:
+def build_encoder(recipe: AnyEncoderRecipe, num_channels: int) -> Encoder:
     """Return the freshly initialised encoder that a recipe names; torch's generator decides the values."""
     if isinstance(recipe, ResNetRecipe):
         from presage_modeling.encoders.resnet import ResNetEncoder
 
         return ResNetEncoder(recipe, num_channels)
-    from presage_modeling.encoders.swinunetr import SwinUNETREncoder
+    if isinstance(recipe, DenseNetRecipe):
+        from presage_modeling.encoders.densenet import DenseNetEncoder
 
-    return SwinUNETREncoder(recipe, num_channels)
+        return DenseNetEncoder(recipe, num_channels)
+    from presage_modeling.encoders.swinunetr import PaperSwinUNETREncoder, SwinUNETREncoder
+
+    kind = PaperSwinUNETREncoder if recipe.feature == "paper" else SwinUNETREncoder
+    return kind(recipe, num_channels)
 
 
 def tokens_of(map_BDXYZ: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from presage_modeling.encoders.densenet_recipe import DenseNetRecipe
 from presage_modeling.encoders.interface import Encoder, build_encoder
 from presage_modeling.encoders.resnet_recipe import ResNetRecipe
+from presage_modeling.encoders.swinunetr import PaperSwinUNETREncoder
 from presage_modeling.encoders.swinunetr_recipe import SwinUNETRRecipe
 from presage_modeling.recipe import read_recipe
 
@@ -24,6 +26,13 @@ CASES = {
         1,
         372,
     ),
+    "swinunetr_paper": (
+        SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4, feature="paper", paper_width=20),
+        1,
+        20,
+    ),
+    "densenet121": (DenseNetRecipe(name="densenet121"), 1, 1024),
+    "resnet152": (ResNetRecipe(name="resnet152", **SMALL), 1, 32),
 }
 
 
@@ -58,7 +67,11 @@ def test_m22_eval_is_deterministic_and_rows_are_independent(encoder: tuple[Encod
         together = network(volumes(channels))
         assert torch.equal(network(volumes(channels)), together)
         for row in range(2):
-            torch.testing.assert_close(network(volumes(channels)[[row]])[0], together[row], rtol=1e-5, atol=1e-5)
+            # Untrained and 152 layers deep, features are in the hundreds: 1e-5 is of their scale.
+            scale = max(1.0, float(together.abs().max()))
+            torch.testing.assert_close(
+                network(volumes(channels)[[row]])[0], together[row], rtol=1e-5, atol=1e-5 * scale
+            )
 
 
 def test_m22_a_gradient_reaches_every_parameter(encoder: tuple[Encoder, int, int]) -> None:
@@ -132,6 +145,86 @@ def test_m31_parameter_counts_of_the_shipped_encoders() -> None:
 
     assert count("swinunetr") == 8_062_002
     assert count("tiny") == 898_656
+
+
+def test_m25_the_paper_feature_is_the_mean_of_the_decoders_output() -> None:
+    """Mean and 1×1×1 convolution commute: values and gradients in float64 to 1e-12, values in float32 to 1e-5."""
+    recipe = SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4, feature="paper", paper_width=20)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        torch.manual_seed(5)
+        network = PaperSwinUNETREncoder(recipe, 1).to(dtype).eval()
+        x = volumes(1)[:1].to(dtype)
+        found, expected = [], []
+        for way, into in (
+            (lambda x: _pooled64(network, x), found),
+            (lambda x: network.net(x).mean((2, 3, 4)), expected),
+        ):
+            leaf = x.clone().requires_grad_()
+            network.zero_grad()
+            out = way(leaf)
+            (out * torch.linspace(-1, 1, 20, dtype=dtype)).sum().backward()
+            weight = network.net.out.conv.conv.weight
+            assert weight.grad is not None and leaf.grad is not None
+            into += [out.detach(), leaf.grad, weight.grad.clone()]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 10)
+
+
+def _pooled64(network: PaperSwinUNETREncoder, x_BCXYZ: torch.Tensor) -> torch.Tensor:
+    """The encoder's own arithmetic without its last cast to float32."""
+    maps = network.net.swinViT(x_BCXYZ, network.net.normalize)
+    return network.net.out(network._decoded(x_BCXYZ, maps).mean((2, 3, 4), keepdim=True)).flatten(1)
+
+
+def test_m25_the_full_resolution_output_is_never_made() -> None:
+    recipe = SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4, feature="paper", paper_width=20)
+    network = PaperSwinUNETREncoder(recipe, 1).eval()
+
+    def refuse(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        assert arguments[0].shape[2:] == (1, 1, 1)
+
+    seen = network.net.out.register_forward_pre_hook(refuse)
+    network(volumes(1)[:1])
+    seen.remove()
+
+
+def test_m26_the_paper_features_have_at_most_the_rank_of_the_map_before_them() -> None:
+    recipe = SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4, feature="paper", paper_width=20)
+    torch.manual_seed(6)
+    network = PaperSwinUNETREncoder(recipe, 1).double().eval()
+    x = torch.rand(14, 1, 64, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        features = _pooled64(network, x)
+    assert torch.linalg.matrix_rank(features - features.mean(0), rtol=1e-9) <= 12
+
+
+def test_m27_densenet_is_monais_averaged_after_a_relu() -> None:
+    from monai.networks.nets.densenet import DenseNet121
+
+    torch.manual_seed(3)
+    whole = DenseNet121(spatial_dims=3, in_channels=1, out_channels=2).eval()
+    network = build_encoder(DenseNetRecipe(name="densenet121"), 1).eval()
+    network.get_submodule("features").load_state_dict(whole.features.state_dict())
+    with torch.no_grad():
+        x = volumes(1)
+        expected = whole.class_layers.flatten(whole.class_layers.pool(whole.class_layers.relu(whole.features(x))))
+        torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_m28_frozen_batch_norm_keeps_its_statistics_and_still_learns() -> None:
+    recipe = ResNetRecipe(name="resnet10", norm="frozen_batch", weights="some", **SMALL)
+    torch.manual_seed(4)
+    network = build_encoder(recipe, 1).train()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    training = network(volumes(1))
+    training.square().sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    assert torch.equal(network.eval()(volumes(1)), training)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    with pytest.raises(ValueError, match="frozen_batch"):
+        ResNetRecipe(name="resnet10", norm="frozen_batch")
+    with pytest.raises(ValueError, match="frozen_batch"):
+        DenseNetRecipe(name="densenet121", norm="frozen_batch")
 
 
 def test_m24_no_decoder_is_built() -> None:
