@@ -12,7 +12,7 @@ Triple = tuple[int, int, int]
 
 
 class ResNetRecipe(Section):
-    """A 3D residual network, its last map pooled over space: ResNet-10 of basic blocks, or ResNet-152 of bottlenecks."""
+    """A 3D residual network, its last map pooled over space: ResNet-10 (basic blocks) or ResNet-152 (bottlenecks)."""
 
     name: Literal["resnet10", "resnet152"]
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)

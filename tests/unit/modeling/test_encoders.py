@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -154,20 +156,24 @@ def test_m25_the_paper_feature_is_the_mean_of_the_decoders_output() -> None:
         torch.manual_seed(5)
         network = PaperSwinUNETREncoder(recipe, 1).to(dtype).eval()
         x = volumes(1)[:1].to(dtype)
-        found, expected = [], []
-        for way, into in (
-            (lambda x: _pooled64(network, x), found),
-            (lambda x: network.net(x).mean((2, 3, 4)), expected),
-        ):
-            leaf = x.clone().requires_grad_()
-            network.zero_grad()
-            out = way(leaf)
-            (out * torch.linspace(-1, 1, 20, dtype=dtype)).sum().backward()
-            weight = network.net.out.conv.conv.weight
-            assert weight.grad is not None and leaf.grad is not None
-            into += [out.detach(), leaf.grad, weight.grad.clone()]
+        found = _value_and_gradients(network, x, _pooled64)
+        expected = _value_and_gradients(network, x, lambda network, x: network.net(x).mean((2, 3, 4)))
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * 10)
+
+
+def _value_and_gradients(
+    network: PaperSwinUNETREncoder,
+    x_BCXYZ: torch.Tensor,
+    way: Callable[[PaperSwinUNETREncoder, torch.Tensor], torch.Tensor],
+) -> list[torch.Tensor]:
+    leaf = x_BCXYZ.clone().requires_grad_()
+    network.zero_grad()
+    out = way(network, leaf)
+    (out * torch.linspace(-1, 1, out.shape[1], dtype=out.dtype)).sum().backward()
+    weight = network.net.out.conv.conv.weight
+    assert weight.grad is not None and leaf.grad is not None
+    return [out.detach(), leaf.grad, weight.grad.clone()]
 
 
 def _pooled64(network: PaperSwinUNETREncoder, x_BCXYZ: torch.Tensor) -> torch.Tensor:
