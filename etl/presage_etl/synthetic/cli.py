@@ -19,6 +19,9 @@ def synth(
     patients: Annotated[int | None, typer.Option(min=1, help="Persons (default: the preset's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same bytes.")] = None,
     grid: Annotated[str | None, typer.Option(help="Voxels as columns x rows x slices: 64x64x32.")] = None,
+    modes: Annotated[
+        str | None, typer.Option(help="What is written: fhir, dicom, omop, with commas between (default: fhir,dicom).")
+    ] = None,
     defect_rate: Annotated[
         float | None, typer.Option(help="Share of persons and of studies with one planted defect (default 0).")
     ] = None,
@@ -43,7 +46,10 @@ def synth(
     from presage_etl.synthetic.synth import make_hospital
 
     rates = None if defect_rate is None else {"fhir_rate": defect_rate, "dicom_rate": defect_rate}
-    parameters = read_parameters(preset, patients=patients, seed=seed, grid=parse_grid(grid), defects=rates)
+    wanted = None if modes is None else modes.split(",")
+    parameters = read_parameters(
+        preset, patients=patients, seed=seed, grid=parse_grid(grid), modes=wanted, defects=rates
+    )
     report = make_hospital(out, parameters, workers=workers)
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "made": report.made, "counts": report.counts}))

@@ -17,6 +17,7 @@ PRESETS = ("small", "demo", "defects")
 MIN_GRID = 32
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Mode = Literal["fhir", "dicom", "omop"]
 Kind = Literal["visible", "mixed", "clinical", "null"]
 
 
@@ -176,6 +177,7 @@ class Parameters(Section):
     grid: tuple[int, int, int]
     persons_per_shard: int = Field(ge=1)
     studies_per_task: int = Field(ge=1)
+    modes: tuple[Mode, ...] = Field(min_length=1)
     ceiling_persons: int = Field(ge=1000)
     cohort: Cohort
     calendar: Calendar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from presage_etl.synthetic.events import NEVER, History, simulate
 from presage_etl.synthetic.export import write_shard
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.identifiers import series_uid, study_key, study_uid
+from presage_etl.synthetic.omop import Row
+from presage_etl.synthetic.omop_derived import derived_rows, ingredients
+from presage_etl.synthetic.omop_files import Tables, keyed_tables
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
 from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
@@ -60,6 +64,7 @@ class ShardResult:
     expected: Counter[str] = field(default_factory=Counter)
     tables: dict[str, Rows] = field(default_factory=dict)
     concept_labels: list[pa.Table] = field(default_factory=list)
+    cdm: Tables = field(default_factory=dict)
     scans: list[tuple[int, int]] = field(default_factory=list)
     locations: set[str] = field(default_factory=set)
 
@@ -69,7 +74,8 @@ def make_shard(task: ShardTask) -> ShardResult:
     parameters, model = task.parameters, task.model
     result = ShardResult(task.shard, {})
     charts = []
-    codes = Codebook(build_vocabulary(model))
+    vocabulary = build_vocabulary(model)
+    codes = Codebook(vocabulary)
     for index in range(task.first, task.last):
         person = draw_person(parameters, index)
         history = simulate(parameters, model, person)
@@ -79,8 +85,18 @@ def make_shard(task: ShardTask) -> ShardResult:
         result.expected["observation_period"] += bool(chart.days)
         result.locations.add(person.state)
         _truth_of_person(result, parameters, model, history, chart)
-    result.counts = write_shard(task.folder, parameters, task.shard, charts)
+    if "fhir" in parameters.modes:
+        result.counts = write_shard(task.folder, parameters, task.shard, charts)
+    if "omop" in parameters.modes:
+        result.cdm = keyed_tables(cdm_rows(charts, ingredients(vocabulary)))
     return result
+
+
+def cdm_rows(charts: Iterable[Chart], parts: Mapping[int, int]) -> Iterator[Row]:
+    """Every CDM row of some persons, those that are derived from others included."""
+    for chart in charts:
+        yield from chart.rows
+        yield from derived_rows(f"Patient/{chart.person.key}", chart.person.birth.year, chart.rows, chart.days, parts)
 
 
 def orphan_scans(parameters: Parameters) -> list[int]:

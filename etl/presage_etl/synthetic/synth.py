@@ -21,6 +21,8 @@ from presage_etl.synthetic.export import EXPORT, write_manifest, write_site
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.headline import write_tasks
 from presage_etl.synthetic.images import ImageResult, ImageTask, make_images
+from presage_etl.synthetic.omop_files import keyed_tables, write_omop
+from presage_etl.synthetic.omop_site import site_rows, source_row
 from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.persons import draw_person
 from presage_etl.synthetic.shards import (
@@ -95,11 +97,14 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
     write_tasks(folder / "tasks", parameters, model)
     (folder / "site.toml").write_text(site_toml(parameters), encoding="utf-8")
     _write_truth(folder / "truth", parameters, model, shards, images, orphans)
+    if "omop" in parameters.modes:
+        own = keyed_tables([*site_rows(), source_row(parameters)])
+        write_omop(folder / "omop", folder / "truth", [own, *(shard.cdm for shard in shards)])
     ceilings.write_ceilings(folder / "truth", parameters, model, workers=workers)
     counts = {
         "persons": parameters.patients,
         "resources": sum(number for shard in shards for number in shard.counts.values()),
-        "studies": len(studies) + len(orphans),
+        "studies": sum(len(batch.rows) for batch in images),
         "files": sum(len(batch.files) for batch in images),
         "leaf conditions": len(model.leaves),
     }
@@ -138,11 +143,12 @@ def _prepare(folder: Path, digest: str, parameters: Parameters) -> None:
             raise DiskFullError(
                 f"{folder} needs about {1.2 * size / 1e9:.1f} GB free: make room or choose another disk"
             )
-        for name in ("fhir", "dicom", "vocabulary", "tasks", "truth"):
+        for name in ("fhir", "dicom", "omop", "vocabulary", "tasks", "truth"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / PARTIAL).write_text(digest, encoding="utf-8")
-        (folder / EXPORT).mkdir(parents=True)
-        (folder / "dicom").mkdir()
+        for mode, name in (("fhir", EXPORT), ("dicom", "dicom")):
+            if mode in parameters.modes:
+                (folder / name).mkdir(parents=True)
         (folder / "truth").mkdir()
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
@@ -161,16 +167,19 @@ def _make_records(folder: Path, parameters: Parameters, model: Model, workers: i
             shards.append(result)
             bar.advance(1)
     shards.sort(key=lambda result: result.shard)
-    counts = write_site(folder / EXPORT)
-    for shard in shards:
-        counts |= shard.counts
-    write_manifest(folder / EXPORT, parameters, counts)
+    if "fhir" in parameters.modes:
+        counts = write_site(folder / EXPORT)
+        for shard in shards:
+            counts |= shard.counts
+        write_manifest(folder / EXPORT, parameters, counts)
     return shards
 
 
 def _make_images(
     folder: Path, parameters: Parameters, studies: list[tuple[int, int]], workers: int | None
 ) -> list[ImageResult]:
+    if "dicom" not in parameters.modes:
+        return []
     size = parameters.studies_per_task
     tasks = [
         ImageTask(folder / "dicom", parameters, tuple(studies[start : start + size]))
@@ -206,9 +215,11 @@ def _write_truth(
         for name, rows in rows_of.items():
             tables[name].extend(rows)
     made = {row["study"]: row for batch in images for row in batch.rows}
-    tables["scans"] = [scan | made[scan["study"]] for scan in _level(tables["scans"])]
+    tables["scans"] = [scan | made.get(scan["study"], {}) for scan in _level(tables["scans"])]
     tables["chosen"] = [
-        {"study": row["study"], "series_uid": row["series_uid"], "reason": "only series"} for row in tables["scans"]
+        {"study": row["study"], "series_uid": row["series_uid"], "reason": "only series"}
+        for row in tables["scans"]
+        if row["study"] in made
     ]
     tables["coefficients"] = truth.coefficient_rows(model)
     locations = set().union(*(shard.locations for shard in shards))

@@ -31,6 +31,7 @@ MEANINGS = {
     "links": "per study the person, the class and confidence of the link, or the reason of its quarantine",
     "chosen": "the series that must represent each study, and why",
     "joins": "keys of truth beside FHIR ids and DICOM UIDs",
+    "omop_keys": "mode omop: which resource (and slot of it) each numbered row of omop/ came from",
     "expected_counts": "rows of each table after `etl fhir` (stage etl) and `link` (stage link), verdicts, quarantine",
 }
 README_HEAD = """# Truth of a synthetic hospital
@@ -108,12 +109,18 @@ def expected_rows(
     }
     found = [("etl", "table", name, number) for name, number in tables.items()]
     found.append(("etl", "dead", "all", 0))
+    if "dicom" not in parameters.modes:
+        return _counted(found)
     found.append(("link", "table", "image_occurrence", len(linked)))
     # A linked study without an order or procedure in the EHR gets one made by the link.
     found.append(("link", "table", "procedure_occurrence", tables.get("procedure_occurrence", 0) + unknown))
     found.append(("link", "linked", "all", len(linked)))
     found += [("link", "quarantine", str(reason), number) for reason, number in quarantined.items()]
     found += [("images", "studies", "all", num_volumes), ("images", "verdict", "ok", num_volumes)]
+    return _counted(found)
+
+
+def _counted(found: list[tuple[str, str, str, int]]) -> Rows:
     return [
         {"stage": stage, "kind": kind, "name": name, "expected": int(number)}
         for stage, kind, name, number in sorted(found)

@@ -1,0 +1,55 @@
+"""CDM rows of the hospital itself: its care sites, its practitioners, and what the database says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from presage_etl.synthetic.fhir import LOCATION, NUM_PRACTITIONERS, ORGANIZATION, practitioner_id
+from presage_etl.synthetic.omop import COUNTRY, GENDERS, Row
+from presage_etl.synthetic.parameters import Parameters
+
+CDM_5_4 = 756265
+RELEASE = "presage-demo 1"
+
+
+def site_rows() -> Iterator[Row]:
+    """The organization, radiology, and the practitioners; no names of persons."""
+    address = {"address_1": "1 Example Street", "city": "Exampleton", "state": "MA", "country_source_value": COUNTRY}
+    place = f"Location/{LOCATION}"
+    yield Row("location", place, dict(address))
+    for key, name, kind, location in (
+        (f"Organization/{ORGANIZATION}", "Synthetic Hospital", "prov", None),
+        (f"{place}#site", "Synthetic Radiology", "wi", place),
+    ):
+        values = {
+            "care_site_name": name,
+            "place_of_service_concept_id": 0,
+            "place_of_service_source_value": kind,
+            "location_id": location,
+        }
+        yield Row("care_site", key, values)
+    for number in range(NUM_PRACTITIONERS):
+        gender, concept_id = GENDERS[number % 2 == 0]
+        provider = {
+            "specialty_concept_id": 0,
+            "specialty_source_concept_id": 0,
+            "gender_concept_id": concept_id,
+            "gender_source_value": gender,
+            "gender_source_concept_id": 0,
+        }
+        yield Row("provider", f"Practitioner/{practitioner_id(number)}", provider)
+
+
+def source_row(parameters: Parameters) -> Row:
+    """The one row about the database; a generated one is released on the day of its data cut."""
+    values = {
+        "cdm_source_name": "Synthetic hospital",
+        "cdm_source_abbreviation": "synthetic",
+        "cdm_holder": "presage demonstration",
+        "source_release_date": parameters.calendar.cut,
+        "cdm_release_date": parameters.calendar.cut,
+        "cdm_version": "5.4",
+        "cdm_version_concept_id": CDM_5_4,
+        "vocabulary_version": RELEASE,
+    }
+    return Row("cdm_source", "cdm_source", values)
