@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from presage_etl.synthetic import fhir, imaging_orders, omop
-from presage_etl.synthetic.clock import DAY_S, MINUTE_S, YEAR_S, quiet, wall
+from presage_etl.synthetic.care import labs_at, prescriptions, procedures
+from presage_etl.synthetic.clock import DAY_S, MINUTE_S, wall
 from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, Visit, label_time
 from presage_etl.synthetic.fhir import Json
@@ -24,41 +25,13 @@ from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, order_time
 from presage_etl.synthetic.streams import Stage, stream
 
-# LOINC code, name, unit, mean, sd, and the condition that shifts it by how many sd.
-LABS = (
-    ("2160-0", "Creatinine [Mass/volume] in Serum or Plasma", "mg/dL", 1.0, 0.2, "essential_hypertension", 0.8),
-    ("718-7", "Hemoglobin [Mass/volume] in Blood", "g/dL", 13.6, 1.3, "non_small_cell_lung_cancer", -1.2),
-    ("33762-6", "Natriuretic peptide.B prohormone N-Terminal [Mass/volume] in Serum or Plasma", "pg/mL", 160.0, 60.0,
-     "heart_failure", 12.0),
-    ("2951-2", "Sodium [Moles/volume] in Serum or Plasma", "mmol/L", 139.5, 2.5, "heart_failure", -0.6),
-    ("2823-3", "Potassium [Moles/volume] in Serum or Plasma", "mmol/L", 4.2, 0.35, "essential_hypertension", 0.2),
-    ("4548-4", "Hemoglobin A1c/Hemoglobin.total in Blood", "%", 5.5, 0.35, "type_2_diabetes", 4.0),
-)  # fmt: skip
-DRUGS = {
-    "heart_failure": ("314076", "lisinopril 10 MG Oral Tablet"),
-    "essential_hypertension": ("197361", "amlodipine 5 MG Oral Tablet"),
-    "coronary_arteriosclerosis": ("312961", "simvastatin 20 MG Oral Tablet"),
-    "myocardial_infarction": ("259255", "atorvastatin 80 MG Oral Tablet"),
-    "pulmonary_embolism": ("855332", "warfarin sodium 5 MG Oral Tablet"),
-    "emphysema": ("312617", "prednisone 5 MG Oral Tablet"),
-    "pneumonia": ("308182", "amoxicillin 250 MG Oral Capsule"),
-    "cardiomegaly": ("243670", "aspirin 81 MG Oral Tablet"),
-}
-PROCEDURES = {
-    "heart_failure": ("40701008", "Echocardiography"),
-    "cardiomegaly": ("40701008", "Echocardiography"),
-    "pleural_effusion": ("91602002", "Thoracentesis"),
-    "non_small_cell_lung_cancer": ("173160006", "Diagnostic fiberoptic bronchoscopy"),
-    "coronary_arteriosclerosis": ("232717009", "Coronary artery bypass graft"),
-}
-CHEST_XRAY = ("399208008", "Plain chest X-ray")
 VACCINES = (
     ("140", "Influenza, seasonal, injectable, preservative free"),
     ("133", "pneumococcal conjugate vaccine, 13 valent"),
 )
 ALLERGIES = (("91934008", "Allergy to nut"), ("300916003", "Allergy to latex"))
 CODED = ("code", "medicationCodeableConcept", "vaccineCode")
-PRESCRIBED, PERFORMED, XRAY, VACCINATED, ALLERGIC = 0.6, 0.4, 0.04, 0.05, 0.08
+VACCINATED, ALLERGIC = 0.05, 0.08
 
 
 @dataclass(slots=True)
@@ -179,16 +152,13 @@ def _observations(parameters: Parameters, model: Model, history: History, chart:
             _vitals(parameters, chart, visit, rng)
         if not labs:
             continue
-        for place in sorted(rng.choice(len(LABS), size=3, replace=False)):
-            code, name, unit, mean, sd, shifted_by, shift = LABS[place]
-            known = 0 <= first[model.place[shifted_by]] <= visit.start
-            value = round(max(mean + sd * (rng.standard_normal() + shift * known), 0.1), 2)
-            identity = f"{person.key}-o{visit.number}-{code}"
-            resource = fhir.observation(person, visit, identity, "laboratory", (code, name), visit.start, zone)
-            low, high = round(mean - 2 * sd, 2), round(mean + 2 * sd, 2)
-            resource["valueQuantity"] = fhir.quantity(value, unit)
-            resource["referenceRange"] = [{"low": fhir.quantity(low, unit), "high": fhir.quantity(high, unit)}]
-            columns = _number(chart, value, unit) | {"range_low": low, "range_high": high}
+        for lab, value in labs_at(model, visit, first, rng):
+            identity = f"{person.key}-o{visit.number}-{lab.code}"
+            resource = fhir.observation(person, visit, identity, "laboratory", (lab.code, lab.name), visit.start, zone)
+            low, high = round(max(lab.mean - 2 * lab.sd, 0.0), 2), round(lab.mean + 2 * lab.sd, 2)
+            resource["valueQuantity"] = fhir.quantity(value, lab.unit)
+            resource["referenceRange"] = [{"low": fhir.quantity(low, lab.unit), "high": fhir.quantity(high, lab.unit)}]
+            columns = _number(chart, value, lab.unit) | {"range_low": low, "range_high": high}
             when = When(visit.start)
             chart.event(resource, "measurement", when, omop.LAB, setting="laboratory", visit=visit.number, **columns)
 
@@ -243,28 +213,17 @@ def _vitals(parameters: Parameters, chart: Chart, visit: Visit, rng: np.random.G
 
 def _treatment(parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
     """Drugs and procedures that follow a recorded condition, and some that follow nothing."""
-    person, zone, record = history.person, parameters.calendar.zone, parameters.record
+    person, zone = history.person, parameters.calendar.zone
     rng = stream(parameters.seed, person.index, Stage.DRUGS)
-    first = history.first_recorded(len(model.leaves))
-    names = sorted(DRUGS)
-    prescriptions: list[tuple[str, int]] = []
-    for name in names:
-        known, lag, taken = first[model.place[name]], rng.uniform(0, record.drug_lag_days), rng.random() < PRESCRIBED
-        if known != NEVER and taken:
-            prescriptions.append((name, quiet(int(known) + int(lag * DAY_S))))
-    span = history.end - person.origin
-    for _ in range(rng.poisson(record.noise_drugs_per_year * span / YEAR_S)):
-        prescriptions.append((names[int(rng.integers(len(names)))], quiet(person.origin + int(rng.random() * span))))
-    for number, (name, when) in enumerate(prescriptions):
-        form = rng.random()
-        if when < history.end:
-            resource = fhir.medication_request(person, f"{person.key}-m{number}", DRUGS[name], form, when, zone)
-            meaning = chart.codes.meaning(fhir.drug_concept(DRUGS[name]), "drug")
-            key, start = f"MedicationRequest/{resource['id']}", When(when)
-            rows = omop.event(
-                "drug_exposure", key, person, meaning, start, omop.PRESCRIBED, end=start, refills=1, quantity=30.0
-            )
-            chart.add(resource, *rows)
+    for number, order in enumerate(prescriptions(parameters, model, history, rng)):
+        form = rng.random() if order.clinical else 0.0
+        resource = fhir.medication_request(person, f"{person.key}-m{number}", order.code, form, order.when, zone)
+        meaning = chart.codes.meaning(fhir.drug_concept(order.code), "drug")
+        key, start = f"MedicationRequest/{resource['id']}", When(order.when)
+        rows = omop.event(
+            "drug_exposure", key, person, meaning, start, omop.PRESCRIBED, end=start, refills=1, quantity=30.0
+        )
+        chart.add(resource, *rows)
     _procedures(parameters, model, history, chart, rng)
     for visit in history.visits:
         if visit.kind == "AMB" and rng.random() < VACCINATED:
@@ -280,17 +239,8 @@ def _treatment(parameters: Parameters, model: Model, history: History, chart: Ch
 
 
 def _procedures(parameters: Parameters, model: Model, history: History, chart: Chart, rng: np.random.Generator) -> None:
-    """At the first visit after the condition was recorded; chest X-rays at any."""
     person, zone = history.person, parameters.calendar.zone
-    first = history.first_recorded(len(model.leaves))
-    wanted = []
-    for name in sorted(PROCEDURES):
-        known, done = first[model.place[name]], rng.random() < PERFORMED
-        later = [visit for visit in history.visits if visit.start >= known and visit.scan == NEVER]
-        if known != NEVER and done and later:
-            wanted.append((PROCEDURES[name], later[0]))
-    wanted += [(CHEST_XRAY, visit) for visit in history.visits if rng.random() < XRAY]
-    for number, (code, visit) in enumerate(wanted):
+    for number, (code, visit) in enumerate(procedures(model, history, rng)):
         when = min(visit.start + 10 * MINUTE_S, visit.end)
         resource = fhir.procedure(person, visit, f"{person.key}-x{number}", code, when, zone)
         chart.event(resource, "procedure_occurrence", When(when), omop.ENCOUNTER_RECORD, visit=visit.number)

@@ -266,7 +266,7 @@ def _symptoms(parameters: Parameters, visits: list[Visit], end: int, rng: np.ran
 def _after_death(parameters: Parameters, history: History, rng: np.random.Generator) -> None:
     """A late entry of the billing office: loaded, and never an outcome."""
     late = history.death + int(rng.uniform(5, 55) * DAY_S)
-    if history.death == NEVER or rng.random() >= parameters.cohort.after_death / parameters.death.one_year:
+    if history.death == NEVER or rng.random() >= parameters.cohort.after_death:
         return
     if late < wall(parameters.calendar.cut):
         day = late // DAY_S * DAY_S + 10 * HOUR_S

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from presage_etl.synthetic.chart import DRUGS, Chart
+from presage_etl.synthetic.care import DRUGS
+from presage_etl.synthetic.chart import Chart
 from presage_etl.synthetic.clock import HOUR_S, MINUTE_S, iso, wall
 from presage_etl.synthetic.fhir import (
     LOCATION,
@@ -80,7 +81,7 @@ def write_site(folder: Path) -> dict[str, int]:
             "status": "active",
             "code": concept(coding(RXNORM, code, name), text=name),
         }
-        for code, name in sorted(DRUGS.values())
+        for code, name in sorted(drug.code for drug in DRUGS.values())
     ]
     counts = {}
     for kind, resources in (

@@ -193,6 +193,7 @@ def _further_leaves(parameters: Parameters) -> tuple[list[Leaf], Floats, Floats,
     leaves = []
     for index in range(hazard.leaves):
         rng = stream(parameters.seed, index, Stage.LEAVES)
+        recording = stream(parameters.seed, index, Stage.LEAF_RECORDING)
         # The quota is spread evenly, so that any number of leaves holds its share of visible ones.
         visible = int((index + 1) * hazard.visible_share) > int(index * hazard.visible_share)
         if visible:
@@ -219,12 +220,17 @@ def _further_leaves(parameters: Parameters) -> tuple[list[Leaf], Floats, Floats,
                 parents=(group, second) if index % 10 == 7 else (group,),
                 kind="visible" if visible else "null",
                 risk=round(float(np.exp(rng.uniform(low, high))), 5),
-                acute=hazard.leaf_acute,
-                coded=hazard.leaf_coded,
+                acute=_around(hazard.leaf_acute, hazard.leaf_acute_spread, recording),
+                coded=_around(hazard.leaf_coded, hazard.leaf_coded_spread, recording),
                 chronic=False,
             )
         )
     return leaves, beta, gamma, age
+
+
+def _around(mean: float, spread: float, rng: np.random.Generator) -> float:
+    """A probability around its mean, uniform; the spread is relative."""
+    return round(min(mean * (1 + spread * float(rng.uniform(-1, 1))), 1.0), 4)
 
 
 def _reference(parameters: Parameters) -> Reference:

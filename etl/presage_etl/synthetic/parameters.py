@@ -85,6 +85,8 @@ class Hazard(Section):
     leaf_norm: tuple[float, float]
     leaf_acute: Share
     leaf_coded: Share
+    leaf_acute_spread: Share
+    leaf_coded_spread: Share
 
 
 class Record(Section):
@@ -99,6 +101,7 @@ class Record(Section):
     vitals: Share
     labs: Share
     drug_lag_days: float
+    refills: float = Field(ge=0)
     noise_drugs_per_year: float
     unmapped: Share
     recurrent_admissions: float

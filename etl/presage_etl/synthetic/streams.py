@@ -29,6 +29,8 @@ class Stage(IntEnum):
     ORACLE = 22
     CEILING = 23
     SITE = 24
+    REFILLS = 40
+    LEAF_RECORDING = 41
 
 
 def stream(seed: int, index: int, stage: Stage, *within: int) -> np.random.Generator:

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from presage_etl.synthetic import care
+from presage_etl.synthetic.clock import DAY_S
+from presage_etl.synthetic.events import NEVER
+from presage_etl.synthetic.streams import Stage, stream
 from presage_etl.synthetic.vocabulary import published_parents
 from presage_platform.errors import IntegrityError
-from tests.lib.synthetic import EXPORT, resources, truth
+from tests.lib.synthetic import EXPORT, lives, resources, truth
 
 TYPES = {
     "AllergyIntolerance", "Condition", "DiagnosticReport", "Encounter", "ImagingStudy", "Immunization", "Location",
@@ -193,20 +197,72 @@ def test_s42_concept_ancestor_is_the_closure_of_the_hierarchy(hospital: Path) ->
     assert written == {pair: (min(found), max(found)) for pair, found in levels.items()}
 
 
-def test_s20_the_ontology_has_leaves_with_two_parents_a_childless_code_and_a_parent_with_one_child(
-    hospital: Path,
-) -> None:
-    edges = [
-        (int(r["concept_id_1"]), int(r["concept_id_2"]))
-        for r in athena(hospital, "CONCEPT_RELATIONSHIP")
-        if r["relationship_id"] == "Subsumes"
-    ]
-    parents, children = Counter(child for _, child in edges), Counter(parent for parent, _ in edges)
-    leaves = {row["concept_id"] for row in truth(hospital, "coefficients") if row["concept_id"]}
-    assert any(parents[leaf] == 2 for leaf in leaves)
-    assert 1 in children.values()
+def test_s20_the_ontology_holds_the_shapes_that_selection_must_meet(hospital: Path) -> None:
+    concepts = {int(c["concept_id"]): c for c in athena(hospital, "CONCEPT")}
+    relations = athena(hospital, "CONCEPT_RELATIONSHIP")
+    edges = [(int(r["concept_id_1"]), int(r["concept_id_2"])) for r in relations if r["relationship_id"] == "Subsumes"]
+    children: dict[int, set[int]] = defaultdict(set)
+    parents: dict[int, set[int]] = defaultdict(set)
+    for parent, child in edges:
+        children[parent].add(child)
+        parents[child].add(parent)
+    coefficients = {row["concept_id"]: row for row in truth(hospital, "coefficients") if row["concept_id"]}
+    assert any(len(parents[leaf]) == 2 for leaf in coefficients)
+    # A parent without records of its own, between the root and conditions that have some.
+    assert 134057 not in coefficients
+    assert children[134057] & set(coefficients)
+    assert parents[134057]
+    # A null code without children, and a code whose parent has no other child and no records: it says nothing more.
+    assert any(row["kind"] == "null" and not children[concept] for concept, row in coefficients.items())
+    only = [leaf for leaf in coefficients for p in parents[leaf] if children[p] == {leaf} and p not in coefficients]
+    assert only
     depth = max(int(r["max_levels_of_separation"]) for r in athena(hospital, "CONCEPT_ANCESTOR"))
-    assert depth >= 3
+    assert depth in (3, 4)
+    codes = {v["code"] for r in resources(hospital, "Condition") for v in r["code"].get("coding", [])}
+    assert concepts[134057]["concept_code"] not in codes
+    assert "childless" not in codes
+
+
+def test_s18_treatment_follows_the_recorded_condition_and_tests_are_shifted_by_it() -> None:
+    """Lisinopril is given after heart failure and, at the base rate, to anybody; renewals follow; BNP rises."""
+    parameters, model, histories = lives("small", 500)
+    place = model.place["heart_failure"]
+    after, refills, clinical = [], 0, []
+    labs: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    treated: Counter[bool] = Counter()
+    for history in histories:
+        first = history.first_recorded(len(model.leaves))
+        drugs = care.prescriptions(parameters, model, history, stream(1, history.person.index, Stage.DRUGS))
+        refills += sum(order.refill > 0 for order in drugs)
+        clinical += [order.clinical for order in drugs]
+        starts = [order.when for order in drugs if order.drug == "heart_failure" and order.refill == 0]
+        if first[place] != NEVER:
+            after += [start - first[place] for start in starts]
+        treated[first[place] != NEVER] += any(start >= first[place] != NEVER for start in starts)
+        rng = stream(1, history.person.index, Stage.LABS)
+        for visit in history.visits:
+            for lab, value in care.labs_at(model, visit, first, rng):
+                time = first[model.place[lab.condition]]
+                since = visit.start - time if time != NEVER else -1
+                shown = since >= 0 and (lab.days is None or since <= lab.days * DAY_S)
+                labs[lab.code, bool(shown)].append((value - lab.mean) / lab.sd)
+    assert treated[True] > 20
+    assert sum(0 <= lag <= 8 * DAY_S for lag in after) / treated[True] > 0.8
+    assert refills > len(clinical) / 3
+    assert 0.05 < 1 - np.mean(clinical) < 0.2
+    for lab in care.LABS:
+        assert len(labs[lab.code, True]) > 0, lab.code
+        gap = np.mean(labs[lab.code, True]) - np.mean(labs[lab.code, False])
+        error = 4 / np.sqrt(len(labs[lab.code, True])) + 0.1
+        assert gap == pytest.approx(lab.shift, abs=max(error, 0.05 * abs(lab.shift))), lab.code
+
+
+def test_s18_every_visit_of_the_default_record_has_vitals(hospital: Path) -> None:
+    weighed = {
+        r["encounter"]["reference"] for r in resources(hospital, "Observation") if r["code"]["text"] == "Body weight"
+    }
+    visits = {f"Encounter/{r['id']}" for r in resources(hospital, "Encounter")}
+    assert weighed == visits
 
 
 def test_the_site_declares_what_its_records_and_images_need(hospital: Path) -> None:
