@@ -148,6 +148,8 @@ class LabelingSettings(Section):
     type_concepts: dict[str, tuple[int, ...]] = {}
     bins: int | tuple[float, ...] = 8
     min_cell: int = Field(default=11, ge=1)
+    max_cost: float = Field(default=1e8, gt=0)
+    max_rows: float = Field(default=1e7, gt=0)
 
     @field_validator("split_fractions")
     @classmethod
@@ -212,6 +214,11 @@ class Settings(Section):
     def labels_dir(self) -> Path:
         """Label stores and splits."""
         return self.workspace / "labels"
+
+    @property
+    def task_passes_file(self) -> Path:
+        """Which outcome tasks have passed their own tests."""
+        return self.workspace / "task_tests.json"
 
     @property
     def runs_dir(self) -> Path:

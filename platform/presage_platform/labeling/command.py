@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from presage_platform.errors import IntegrityError, TaskError, UsageError
-from presage_platform.labeling.hashing import hash_file, hash_json, hash_table
+from presage_platform.labeling.hashing import hash_file
 from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
-from presage_platform.labeling.outcomes import add_outcomes
 from presage_platform.labeling.pipeline import LabelReport, make_labels
-from presage_platform.labeling.store import LabelStore
+from presage_platform.labeling.tasks.locks import FolderConcepts
 from presage_platform.labeling.timeline import Snapshot, choose_n_shards
 from presage_platform.postgres.connection import open_database
 
 if TYPE_CHECKING:
+    from presage_platform.labeling.tasks.engine import Ready
     from presage_platform.postgres.connection import Database
     from presage_platform.settings import Settings
 
@@ -67,10 +66,7 @@ def label(settings: Settings, request: Request) -> LabelReport:
     if request.without_database:
         if request.index is None or request.snapshot is None or request.vocabulary is None:
             raise UsageError("usage: without a database all of --index, --snapshot and --vocabulary are needed")
-        if task_files:
-            raise TaskError(
-                f"task {task_files[0].stem}: SQL tasks need the database: leave --snapshot out, or the tasks"
-            )
+        ready = _ready(task_files, FolderConcepts(request.vocabulary))
         inputs = read_from_files(
             settings,
             index_file=request.index,
@@ -78,14 +74,14 @@ def label(settings: Settings, request: Request) -> LabelReport:
             vocabulary=request.vocabulary,
             guard=request.guard,
         )
-        return _make(settings, inputs, request)[0]
+        report, store = _make(settings, inputs, request)
+        _add_outcomes(settings, ready, store, inputs.snapshot, None, request, report)
+        return report
     with open_database(settings, command="label") as database:
-        if task_files:
-            _require_sound(task_files, database, request)
+        prepared = _prepared(settings, task_files, database, request)
         inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
         report, store = _make(settings, inputs, request)
-        if task_files:
-            _run_tasks(task_files, store, database, request, report)
+        _add_outcomes(settings, prepared, store, inputs.snapshot, database, request, report)
         return report
 
 
@@ -166,44 +162,52 @@ def _task_files(settings: Settings, request: Request) -> list[Path]:
     return sorted(folder.glob("*.sql")) if folder.is_dir() else []
 
 
-def _require_sound(files: list[Path], database: Database, request: Request) -> None:
-    from presage_platform.labeling.tasks.engine import require_sound
+def _ready(files: list[Path], concepts: FolderConcepts) -> Ready:
+    """Check tasks that run on a snapshot alone."""
+    from presage_platform.labeling.tasks.engine import prepare
 
-    require_sound(files, database, skip_tests=request.skip_tests)
+    ready = prepare(files, concepts)
+    for compiled, _ in ready:
+        if compiled.task.front.kind != "concept":
+            raise TaskError(
+                f"task {compiled.task.name}: `kind: {compiled.task.front.kind}` needs the database, only concept tasks "
+                "do not: leave --snapshot out, or the task"
+            )
+    return ready
 
 
-def _run_tasks(files: list[Path], store: Path, database: Database, request: Request, report: LabelReport) -> None:
-    """Run the SQL tasks over the index and its facts, and add their outcomes to the store."""
-    from presage_platform.labeling.tasks.engine import label_outcomes
+def _prepared(settings: Settings, files: list[Path], database: Database, request: Request) -> Ready:
+    """Check tasks and run their own tests before anything is written."""
+    if not files:
+        return []
+    from presage_platform.labeling.tasks.engine import prepare_in, require_sound
+    from presage_platform.labeling.tasks.passes import Passes
 
-    labels = LabelStore.open(store)
-    cut = int(labels.manifest["inputs"]["semantics"]["data_cut_s"])
-    results = label_outcomes(files, task_index(store), data_cut_s=cut, database=database, skip_tests=True)
-    index_hash = hash_json([hash_table(labels.studies), hash_table(labels.covariates)])
-    facts = {"index_hash": index_hash, "snapshot_id": report.snapshot_id}
-    add_outcomes(
-        store,
-        {name: result.rows for name, result in results.items()},
-        {
-            name: {
-                "outcome_hash": hash_json({**facts, "definition": result.definition_hash}),
-                "dropped": result.dropped,
-                "tests_skipped": request.skip_tests,
-            }
-            for name, result in results.items()
-        },
+    ready = prepare_in(files, database)
+    if not request.skip_tests:
+        require_sound(ready, database, Passes(settings.task_passes_file))
+    return ready
+
+
+def _add_outcomes(
+    settings: Settings,
+    ready: Ready,
+    store: Path,
+    snapshot: Snapshot,
+    database: Database | None,
+    request: Request,
+    report: LabelReport,
+) -> None:
+    """Run the outcome tasks over the index and its facts, and add their rows to the store."""
+    if not ready:
+        return
+    from presage_platform.labeling.tasks.cost import CostGate
+    from presage_platform.labeling.tasks.engine import add_task_outcomes
+
+    gate = CostGate.of_settings(settings.labeling)
+    made = add_task_outcomes(
+        store, ready, snapshot=snapshot, database=database, gate=gate, tests_skipped=request.skip_tests
     )
-    report.numbers["outcomes"] = len(results)
-
-
-def task_index(store: Path) -> pa.Table:
-    """Return what outcome tasks need of each study: its facts (`IndexFacts`), visit, site, sex and age.
-
-    `studies.parquet` has a `death_s` too, which counts from the scan; that of the facts is absolute.
-    """
-    index = pq.read_table(store / "facts.parquet")
-    for file, names in (("studies", ["visit_occurrence_id", "site"]), ("covariates", ["sex", "age_years"])):
-        known = pq.read_table(store / f"{file}.parquet", columns=names)
-        for name in names:
-            index = index.append_column(name, known.column(name))
-    return index
+    report.numbers["outcomes"] = len(made.written) + len(made.found)
+    report.warnings = made.warnings
+    made.raise_failure()

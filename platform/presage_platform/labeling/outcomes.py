@@ -40,9 +40,13 @@ OUTCOME_SCHEMA = pa.schema(
         pa.field("end_s", pa.int32(), nullable=False),
         pa.field("end_cause", pa.uint8(), nullable=False),
         pa.field("window_label", pa.int8()),
+        pa.field("count", pa.int32()),
+        pa.field("exposure_s", pa.int32()),
     ]
 )
-"""Columns of `outcomes/<task>.parquet`; `window_label` is null throughout for a task without a window."""
+"""Columns of `outcomes/<task>.parquet`; `window_label` is null throughout for a task that is no `binary_window`,
+`count` and `exposure_s` (seconds under observation within the window) for one that is no `recurrent_count`."""
+OutcomeKind = Literal["time_to_event", "binary_window", "recurrent_count"]
 WORDS = [state.word for state in State]
 
 
@@ -67,16 +71,34 @@ class Candidates:
     cause: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Firsts:
+    """What candidates come down to, one entry a study. n = studies; absolute seconds, `NEVER` = none.
+
+    Attributes
+    ----------
+    event, competing : int64, shape = (n,)
+        First of each after the risk start and within follow-up.
+    prevalent : bool
+        An event in the history.
+    """
+
+    event: NDArray[np.int64]
+    competing: NDArray[np.int64]
+    prevalent: NDArray[np.bool_]
+
+
 def outcome_rows(
     facts: IndexFacts,
     windows: RiskWindows,
     candidates: Candidates,
     policy: Policy,
     *,
-    kind: Literal["time_to_event", "binary_window"] = "time_to_event",
+    kind: OutcomeKind = "time_to_event",
     risk: Literal["incident", "next"] = "incident",
     horizon_s: int | None = None,
     window_s: int | None = None,
+    era_gap_s: int = 0,
     clock_s: NDArray[np.int64] | None = None,
     extra_mask: NDArray[np.uint16] | None = None,
 ) -> pa.Table:
@@ -91,14 +113,49 @@ def outcome_rows(
     horizon_s
         Follow-up is cut here (then censored); an event at the horizon counts.
     window_s
-        Length of a `binary_window`.
+        Length of a `binary_window` or a `recurrent_count`.
+    era_gap_s
+        Events of a `recurrent_count` closer than this to the one before are one.
     clock_s
         Where the task's clock starts (absolute); t0 where None.
     extra_mask
         Further bits, e.g. `Mask.SEX`, `Mask.AGE`.
     """
+    time = _counted_times(facts, candidates, policy)
+    firsts = _first_times(facts, windows, candidates, time)
+    rows = rows_of_firsts(
+        facts,
+        windows,
+        firsts,
+        risk=risk,
+        horizon_s=horizon_s,
+        window_s=window_s if kind == "binary_window" else None,
+        clock_s=clock_s,
+        extra_mask=extra_mask,
+    )
+    if kind == "binary_window" and window_s is None:
+        raise ValueError("a binary window needs its length")
+    if kind == "recurrent_count":
+        if window_s is None:
+            raise ValueError("a recurrent count needs the length of its window")
+        rows = _with_counts(rows, facts, windows, candidates, time, (window_s, era_gap_s), clock_s)
+    return rows
+
+
+def rows_of_firsts(
+    facts: IndexFacts,
+    windows: RiskWindows,
+    firsts: Firsts,
+    *,
+    risk: Literal["incident", "next"] = "incident",
+    horizon_s: int | None = None,
+    window_s: int | None = None,
+    clock_s: NDArray[np.int64] | None = None,
+    extra_mask: NDArray[np.uint16] | None = None,
+) -> pa.Table:
+    """Return the rows of a task from its first times; parameters as those of `outcome_rows`, `window_s` of a label."""
     clock = facts.t0_s if clock_s is None else clock_s
-    first, competing, prevalent = _first_times(facts, windows, candidates, policy)
+    first, competing, prevalent = firsts.event, firsts.competing, firsts.prevalent
     if risk == "next":
         prevalent = np.zeros_like(prevalent)
     end, cause = windows.follow_up_end_s, windows.end_cause
@@ -114,7 +171,8 @@ def outcome_rows(
     mask = windows.mask if extra_mask is None else windows.mask | extra_mask
     time_s = relative(np.where(happens, first, clock), clock)
     end_s = relative(np.maximum(end, clock), clock)
-    label = _window_label(happens, time_s, end_s, cause, window_s) if kind == "binary_window" else None
+    label = None if window_s is None else _window_label(happens, time_s, end_s, cause, window_s)
+    nothing = pa.nulls(len(facts), pa.int32())
     return pa.table(
         {
             "study_id": facts.study_id,
@@ -128,6 +186,8 @@ def outcome_rows(
             "window_label": pa.nulls(len(facts), pa.int8())
             if label is None
             else pa.array(label, pa.int8(), mask=label < 0),
+            "count": nothing,
+            "exposure_s": nothing,
         },
         schema=OUTCOME_SCHEMA,
     )
@@ -155,8 +215,7 @@ def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], notes: Mapping[s
     """
     studies = pq.read_table(store / "studies.parquet", columns=["study_id", "split"])
     split = np.asarray(studies.column("split"))
-    path = store / "outcomes.json"
-    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    document = read_notes(store)
     for name, table in outcomes.items():
         if table.column("study_id").to_pylist() != studies.column("study_id").to_pylist():
             raise ValueError(f"outcome {name}: rows are not those of studies.parquet")
@@ -171,19 +230,32 @@ def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], notes: Mapping[s
                 for number, part in enumerate(SPLITS)
             },
         }
-    partial = path.with_suffix(".partial")
+    write_notes(store, document)
+
+
+def read_notes(store: Path) -> dict[str, Any]:
+    """Return what `outcomes.json` says of each outcome of a store whose file is there."""
+    path = store / "outcomes.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: note for name, note in document.items() if (store / "outcomes" / f"{name}.parquet").is_file()}
+
+
+def write_notes(store: Path, document: Mapping[str, Any]) -> None:
+    """Replace `outcomes.json`."""
+    partial = store / "outcomes.json.partial"
     write_json(partial, document)
-    partial.rename(path)
+    partial.rename(store / "outcomes.json")
 
 
-def _first_times(
-    facts: IndexFacts, windows: RiskWindows, candidates: Candidates, policy: Policy
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return first event, first competing end after the risk start (`NEVER` = none), and who is prevalent."""
+def _counted_times(facts: IndexFacts, candidates: Candidates, policy: Policy) -> NDArray[np.int64]:
+    """Return when each candidate counts; a bare date of death stands at its day's end."""
+    if policy.follows_death:
+        return np.where(candidates.is_date, day_end(candidates.time_s), candidates.time_s)
+    return event_time(candidates.time_s, candidates.is_date, facts.t0_s[candidates.row], policy.same_day)
+
+
+def _first_times(facts: IndexFacts, windows: RiskWindows, candidates: Candidates, time: NDArray[np.int64]) -> Firsts:
     row = candidates.row
-    time = event_time(candidates.time_s, candidates.is_date, facts.t0_s[row], policy.same_day)
-    if policy.follows_death:  # a bare date of death stands at its day's end
-        time = np.where(candidates.is_date, day_end(candidates.time_s), candidates.time_s)
     r, f = windows.risk_start_s[row], windows.follow_up_end_s[row]
     after = (time > r) & (time <= f)
     first = np.full(len(facts), NEVER, dtype=np.int64)
@@ -193,7 +265,40 @@ def _first_times(
         np.minimum.at(target, row[chosen], time[chosen])
     prevalent = np.zeros(len(facts), dtype=np.bool_)
     prevalent[row[(time <= r) & (time >= windows.lookback_from_s[row]) & (candidates.cause == Event.EVENT)]] = True
-    return first, competing, prevalent
+    return Firsts(first, competing, prevalent)
+
+
+def _with_counts(
+    rows: pa.Table,
+    facts: IndexFacts,
+    windows: RiskWindows,
+    candidates: Candidates,
+    time: NDArray[np.int64],
+    lengths_s: tuple[int, int],
+    clock_s: NDArray[np.int64] | None,
+) -> pa.Table:
+    """Fill `count` and `exposure_s`: events after the risk start, within window and follow-up, merged where close.
+
+    One moment is one event however often it is recorded. Masked rows stay null.
+    """
+    window_s, era_gap_s = lengths_s
+    clock = facts.t0_s if clock_s is None else clock_s
+    end = np.minimum(clock + np.asarray(rows.column("end_s")).astype(np.int64), clock + window_s)
+    row = candidates.row
+    inside = (time > windows.risk_start_s[row]) & (time <= end[row]) & (candidates.cause == Event.EVENT)
+    row, time = row[inside], time[inside]
+    order = np.lexsort((time, row))
+    row, time = row[order], time[order]
+    opens = np.ones(len(row), dtype=np.bool_)
+    opens[1:] = (row[1:] != row[:-1]) | (np.diff(time) >= max(era_gap_s, 1))
+    count = np.bincount(row[opens], minlength=len(facts)).astype(np.int32)
+    exposure = np.maximum(end - windows.risk_start_s, 0).astype(np.int32)
+    masked = np.asarray(rows.column("mask")) != 0
+    for name, values in (("count", count), ("exposure_s", exposure)):
+        rows = rows.set_column(
+            rows.column_names.index(name), OUTCOME_SCHEMA.field(name), pa.array(values, pa.int32(), mask=masked)
+        )
+    return rows
 
 
 def _window_label(
@@ -201,11 +306,9 @@ def _window_label(
     time_s: NDArray[np.int32],
     end_s: NDArray[np.int32],
     cause: NDArray[np.uint8],
-    window_s: int | None,
+    window_s: int,
 ) -> NDArray[np.int8]:
     """Return 1 for an event in the window, 0 if followed (or ended by a competing event) without, -1 if unknown."""
-    if window_s is None:
-        raise ValueError("a binary window needs its length")
     label = np.full(len(time_s), -1, dtype=np.int8)
     label[(end_s >= window_s) | (cause == Event.COMPETING)] = 0
     label[happens] = np.where(time_s[happens] <= window_s, 1, 0)

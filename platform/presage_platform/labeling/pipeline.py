@@ -52,10 +52,11 @@ class LabelReport:
     attrition: list[dict[str, Any]] = field(default_factory=list)
     attrition_table: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        keys = ("label_hash", "snapshot_id", "split_id", "reused", "numbers", "attrition", "seconds")
+        keys = ("label_hash", "snapshot_id", "split_id", "reused", "numbers", "attrition", "seconds", "warnings")
         return {key: getattr(self, key) for key in keys}
 
     def text(self) -> str:
@@ -63,7 +64,8 @@ class LabelReport:
         numbers = ", ".join(f"{value:,} {name}" for name, value in self.numbers.items() if isinstance(value, int))
         seconds = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         state = "found" if self.reused else "written"
-        return f"{self.attrition_table}\n{numbers}\nlabels/{self.label_hash} {state} ({seconds})"
+        warnings = "".join(f"\nwarning: {text}" for text in self.warnings)
+        return f"{self.attrition_table}\n{numbers}\nlabels/{self.label_hash} {state} ({seconds}){warnings}"
 
 
 def make_labels(

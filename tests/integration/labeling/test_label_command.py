@@ -19,6 +19,9 @@ from presage_platform.errors import InputError, IntegrityError, SettingsError, T
 from presage_platform.labeling import command
 from presage_platform.labeling.command import Request
 from presage_platform.labeling.store import LabelStore, open_labels
+from presage_platform.labeling.tasks.engine import lock_tasks
+from presage_platform.labeling.tasks.library import copy_tasks
+from presage_platform.labeling.tasks.locks import FolderConcepts
 from presage_platform.labeling.timeline import Snapshot
 from presage_platform.postgres.connection import open_database
 from presage_platform.settings import Settings
@@ -186,9 +189,9 @@ def test_l73_files_alone_make_the_same_labels(run: Run, tmp_path: Path) -> None:
     again = open_labels(run.settings, report.label_hash)
     assert again.task_names == run.store.task_names
     assert np.array_equal(again.array(0, "time"), run.store.array(0, "time"))
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "a_task.sql").write_text("select 1")
-    with pytest.raises(TaskError, match="need the database"):
+    copy_tasks("all_cause_mortality", tmp_path / "tasks")
+    lock_tasks([tmp_path / "tasks" / "all_cause_mortality.sql"], FolderConcepts(tmp_path))
+    with pytest.raises(TaskError, match="needs the database"):
         command.label(run.settings, Request(**{**_fields(request), "tasks": tmp_path / "tasks"}))
 
 

@@ -14,11 +14,15 @@ import pytest
 
 from presage_platform.errors import TaskError, TaskTestError
 from presage_platform.labeling.semantics import IndexFacts
-from presage_platform.labeling.tasks.compile import Block, compile_task, read_lock, resolve_lock, write_lock
+from presage_platform.labeling.tasks import engine
+from presage_platform.labeling.tasks.compile import Block, compile_task
 from presage_platform.labeling.tasks.definition import parse_task, read_task
-from presage_platform.labeling.tasks.engine import lock_tasks, prepare
-from presage_platform.labeling.tasks.execute import TaskIndex, _run_schemas, _snapshot, _walled
+from presage_platform.labeling.tasks.engine import prepare_in
+from presage_platform.labeling.tasks.execute import _snapshot, _walled
 from presage_platform.labeling.tasks.library import copy_tasks, shipped_tasks
+from presage_platform.labeling.tasks.locks import DatabaseConcepts, read_lock, resolve_lock, write_lock
+from presage_platform.labeling.tasks.results import TaskIndex
+from presage_platform.labeling.tasks.run_schema import run_schemas
 from presage_platform.labeling.tasks.testing import read_fixture, run_cases, run_fixture
 from presage_platform.postgres.connection import Database, open_database
 from presage_platform.settings import Settings
@@ -53,6 +57,12 @@ def database(settings: Settings) -> Iterator[Database]:
         yield opened
 
 
+def lock_tasks(files: list[Path], database: Database) -> list[Any]:
+    """Lock task files in the vocabulary of a database."""
+    with database.connect() as connection:
+        return engine.lock_tasks(files, DatabaseConcepts(connection), database)
+
+
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     copy_tasks("all", tmp_path / "tasks")
@@ -62,14 +72,16 @@ def library(tmp_path: Path) -> Path:
 def test_l71_every_shipped_task_passes_its_own_fixture(database: Database, library: Path) -> None:
     files = sorted(library.glob("*.sql"))
     lock_tasks(files, database)
-    passed = {compiled.task.name: run_fixture(compiled, lock, database) for compiled, lock in prepare(files, database)}
+    passed = {
+        compiled.task.name: run_fixture(compiled, lock, database) for compiled, lock in prepare_in(files, database)
+    }
     assert set(passed) == set(shipped_tasks()) and all(number >= 4 for number in passed.values())
 
 
 def test_l71_a_wrong_expectation_and_a_missing_state_fail(database: Database, library: Path) -> None:
     path = library / "pleural_effusion.sql"
     lock_tasks([path], database)
-    ((compiled, lock),) = prepare([path], database)
+    ((compiled, lock),) = prepare_in([path], database)
     fixture = compiled.task.fixture_path
     text = fixture.read_text()
     fixture.write_text(text.replace("state: event, days: 91", "state: event, days: 90"))
@@ -89,17 +101,18 @@ def test_l61_the_lock_holds_descendants_and_goes_stale(database: Database, libra
     assert change.changes == {"outcome": (2, 0)}
     task = read_task(path)
     with database.connect() as connection:
-        assert read_lock(task, connection).concept_ids("outcome") == [254061, 2000000001]
+        concepts = DatabaseConcepts(connection)
+        assert read_lock(task, concepts).concept_ids("outcome") == [254061, 2000000001]
         path.write_text(path.read_text().replace("join   cs_outcome", "join  cs_outcome"))
         with pytest.raises(TaskError, match="changed since it was locked"):
-            read_lock(read_task(path), connection)
+            read_lock(read_task(path), concepts)
         with pytest.raises(TaskError, match="version is still 1"):
-            write_lock(read_task(path), resolve_lock(read_task(path), connection))
+            write_lock(read_task(path), resolve_lock(read_task(path), concepts))
         path.write_text(path.read_text().replace("version: 1", "version: 2"))
-        write_lock(read_task(path), resolve_lock(read_task(path), connection))
+        write_lock(read_task(path), resolve_lock(read_task(path), concepts))
         connection.execute("UPDATE vocabulary SET vocabulary_version = 'test 2' WHERE vocabulary_id = 'None'")
         with pytest.raises(TaskError, match="locked with vocabulary test 1, found test 2"):
-            read_lock(read_task(path), connection)
+            read_lock(read_task(path), concepts)
 
 
 def test_l61_codes_that_do_not_resolve_as_expected(database: Database, library: Path) -> None:
@@ -111,14 +124,14 @@ def test_l61_codes_that_do_not_resolve_as_expected(database: Database, library: 
         ):
             task = parse_task(text.replace(old, new).encode(), library / "pleural_effusion.sql")
             with pytest.raises(TaskError, match=words):
-                resolve_lock(task, connection)
+                resolve_lock(task, DatabaseConcepts(connection))
 
 
 def test_l58_wrong_types_break_the_contract(database: Database, library: Path) -> None:
     path = library / "all_cause_mortality.sql"
     path.write_text(path.read_text().replace("d.death_date as event_date", "d.death_datetime as event_date"))
     lock_tasks([path], database)
-    ((compiled, lock),) = prepare([path], database)
+    ((compiled, lock),) = prepare_in([path], database)
     case = read_fixture(compiled.task)[0]
     with pytest.raises(TaskError, match="Q10 `event_date` is timestamp, expected date"):
         run_cases(compiled, lock, [case], database)
@@ -151,11 +164,11 @@ def wall(database: Database, library: Path) -> Iterator[Any]:
     """A function that sends a statement as a task would, with nothing between it and the server but the role."""
     path = library / "all_cause_mortality.sql"
     lock_tasks([path], database)
-    ready = prepare([path], database)
-    with _run_schemas(ready, empty_task_index(), database) as schemas, _snapshot(database) as snapshot:
+    ready = prepare_in([path], database)
+    with run_schemas(ready, empty_task_index(), database, 100) as schemas, _snapshot(database) as snapshot:
 
         def send(query: str) -> list[Any]:
-            with _walled(database, schemas["all_cause_mortality"], snapshot) as connection:
+            with _walled(database, schemas["all_cause_mortality"].path, snapshot) as connection:
                 connection.execute("SET LOCAL statement_timeout = '3s'")
                 cursor = psycopg.RawCursor(connection)
                 cursor.execute(query, (), prepare=True)
@@ -216,7 +229,7 @@ def test_l66_all_tasks_see_one_state(database: Database, wall: Any) -> None:
 def test_l59_the_run_schema_is_gone_afterwards(database: Database, library: Path) -> None:
     path = library / "pleural_effusion.sql"
     lock_tasks([path], database)
-    ((compiled, lock),) = prepare([path], database)
+    ((compiled, lock),) = prepare_in([path], database)
     run_fixture(compiled, lock, database)
     with database.connect() as connection:
         left = connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'task\\_%'").fetchone()
@@ -230,7 +243,7 @@ def test_l60_a_value_with_sql_in_it_stays_a_value(database: Database, library: P
     )
     path.write_text(text + "where d.cause_source_value = :who\n")
     lock_tasks([path], database)
-    ((compiled, lock),) = prepare([path], database)
+    ((compiled, lock),) = prepare_in([path], database)
     assert isinstance(compiled.body, Block) and "or '1'" not in compiled.body.sql
     (found,) = run_cases(compiled, lock, read_fixture(compiled.task)[:1], database)
     assert found[1]["state"] == "censored"

@@ -21,6 +21,8 @@ def outcome(labels: list[int | None]) -> pa.Table:
             "end_s": pa.array([90] * number, pa.int32()),
             "end_cause": pa.array([0] * number, pa.uint8()),
             "window_label": pa.array(labels, pa.int8()),
+            "count": pa.nulls(number, pa.int32()),
+            "exposure_s": pa.nulls(number, pa.int32()),
         },
         schema=OUTCOME_SCHEMA,
     )

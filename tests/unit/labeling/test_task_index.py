@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from presage_platform.labeling.command import task_index
 from presage_platform.labeling.semantics import NEVER, IndexFacts
+from presage_platform.labeling.tasks.engine import task_index
 
 T0_S, DEATH_S = 1_500_000_000, 1_600_000_000
 
@@ -25,6 +25,6 @@ def test_l93_a_death_is_given_on_the_clock_not_from_the_scan(tmp_path: Path) -> 
     for name, columns in (("facts", facts), ("studies", studies), ("covariates", covariates)):
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     index = task_index(tmp_path)
-    assert index.column("death_s").to_pylist() == [DEATH_S, NEVER]
-    assert index.column("visit_occurrence_id").to_pylist() == [5, None]
-    assert index.column("age_years").to_pylist() == [61, 47]
+    assert index.facts.death_s.tolist() == [DEATH_S, NEVER]
+    assert index.visit_occurrence_id == [5, None]
+    assert index.age_years == [61, 47]

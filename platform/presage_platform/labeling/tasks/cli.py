@@ -57,35 +57,53 @@ def tasks_test(files: Files = None, workspace: Workspace = None, as_json: Json =
 
     Example: platform tasks test tasks/
     """
-    from presage_platform.labeling.tasks.engine import prepare
+    from presage_platform.labeling.tasks.engine import prepare_in
     from presage_platform.labeling.tasks.testing import run_fixture
     from presage_platform.postgres.connection import open_database
 
     rows = []
     with open_database(_settings(workspace), command="tasks") as database:
-        for compiled, lock in prepare(find_files(files, workspace), database):
-            rows.append({"task": compiled.task.name, "passed": run_fixture(compiled, lock, database)})
+        for compiled, lock in prepare_in(find_files(files, workspace), database):
+            passed = run_fixture(compiled, lock, database) if compiled.task.has_body else 0
+            rows.append({"task": compiled.task.name, "passed": passed})
     _say(rows, [f"{row['task']}: {row['passed']} cases passed" for row in rows], as_json)
 
 
-def tasks_lock(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
+def tasks_lock(
+    files: Files = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Folder of concept.parquet, concept_ancestor.parquet instead of the database.")
+    ] = None,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
     """Resolve the concepts of task files in the loaded vocabulary and fix them in lock files.
 
     Example: platform tasks lock tasks/
     """
     from presage_platform.labeling.tasks.engine import lock_tasks
+    from presage_platform.labeling.tasks.locks import DatabaseConcepts, FolderConcepts
     from presage_platform.postgres.connection import open_database
 
-    with open_database(_settings(workspace), command="tasks") as database:
-        changes = lock_tasks(find_files(files, workspace), database)
+    found = find_files(files, workspace)
+    if vocabulary is not None:
+        changes = lock_tasks(found, FolderConcepts(vocabulary))
+    else:
+        with open_database(_settings(workspace), command="tasks") as database, database.connect() as connection:
+            changes = lock_tasks(found, DatabaseConcepts(connection), database)
     rows = [
-        {"task": c.task, "sets": {n: {"gained": g, "lost": lost} for n, (g, lost) in c.changes.items()}}
+        {
+            "task": c.task,
+            "sets": {n: {"gained": g, "lost": lost} for n, (g, lost) in c.changes.items()},
+            "without_records": c.without_records,
+        }
         for c in changes
     ]
     lines = []
     for change in changes:
         sets = ", ".join(f"{name} +{gained} −{lost}" for name, (gained, lost) in change.changes.items())
         lines.append(f"{change.task}: locked{f' ({sets})' if sets else ''}")
+        lines += [f"{change.task}: warning: no record here has a concept of {n}" for n in change.without_records]
     _say(rows, lines, as_json)
 
 

@@ -1,12 +1,7 @@
-"""From a task file to something that can run: checked blocks, numbered parameters, concept sets fixed by a lock.
-
-A lock file holds the concepts that a set resolved to, so that the same task means the same thing tomorrow. Another
-vocabulary, or another file, makes the lock stale; `platform tasks lock` renews it and says what was gained and lost.
-"""
+"""From a task file to something that can run: blocks that passed the guard, with numbered parameters."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
@@ -17,14 +12,17 @@ from sqlalchemy import Table
 from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # re-exported, without saying so
 
 from presage_platform.errors import TaskError
-from presage_platform.labeling.hashing import hash_json
-from presage_platform.labeling.statements import statement
-from presage_platform.labeling.tasks.definition import ConceptSet, Parameter, Task
-from presage_platform.labeling.tasks.guard import CONCEPT_SET, ERA, TASK_INDEX, check_query
+from presage_platform.labeling.tasks.definition import Task
+from presage_platform.labeling.tasks.front_matter import Parameter
+from presage_platform.labeling.tasks.guard import COHORT, CONCEPT_SET, ERA, TASK_INDEX, check_query
 from presage_platform.omop.tables import cdm_metadata
-from presage_platform.runs import write_atomically
 
-LOCK_FORMAT = 1
+COHORT_BODY = """
+select i.study_id, c.cohort_start_date as event_date
+from   task_index i
+join   cohort c on c.subject_id = i.person_id
+"""
+"""The body of every `kind: cohort`; the relation `cohort` holds the rows of its `cohort_definition_id` alone."""
 FREE_TEXT = frozenset({"note", "note_nlp"})
 POSTGRES_TYPES = {
     "integer": "integer",
@@ -45,28 +43,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A task that passed the static checks."""
+    """A task that passed the static checks; a concept task has no query, so its body is empty."""
 
     task: Task
     body: Block
     at_risk: Block | None
     censor: Block | None
-
-
-@dataclass(frozen=True)
-class Lock:
-    """The concepts of each set, and what they were resolved with."""
-
-    document: dict[str, Any]
-
-    @property
-    def lock_hash(self) -> str:
-        """Hash of the whole lock: part of an outcome's identity."""
-        return hash_json(self.document)
-
-    def concept_ids(self, name: str) -> list[int]:
-        """Return the sorted concept ids of a set."""
-        return [int(concept) for concept in self.document["concept_sets"][name]["concept_ids"]]
 
 
 def compile_task(task: Task) -> Compiled:
@@ -77,15 +59,20 @@ def compile_task(task: Task) -> Compiled:
     TaskError
         `task NAME: Qn line:col …`
     """
+    if task.front.kind == "concept":
+        relations_of(task)
+        return Compiled(task, Block("", ()), None, None)
     relations = relations_of(task)
     declared = set(task.front.params)
     used: set[str] = set()
     blocks: dict[str, Block] = {}
-    for name, sql in (("body", task.body), ("at_risk", task.at_risk), ("censor", task.censor)):
+    body = COHORT_BODY if task.front.kind == "cohort" else task.body
+    for name, sql in (("body", body), ("at_risk", task.at_risk), ("censor", task.censor)):
         if sql is None:
             continue
         try:
-            check_query(sql, block=name, relations=relations, parameters=declared)
+            tree: Any = check_query(sql, block=name, relations=relations, parameters=declared)
+            _require_values(task, name, tree.named_selects)
         except TaskError as error:
             raise TaskError(f"task {task.name}: {error}") from None
         blocks[name], names = number_parameters(sql, task.front.params)
@@ -93,6 +80,14 @@ def compile_task(task: Task) -> Compiled:
     if declared - used:
         raise TaskError(f"task {task.name}: parameter `{sorted(declared - used)[0]}` is declared and never used")
     return Compiled(task, blocks["body"], blocks.get("at_risk"), blocks.get("censor"))
+
+
+def _require_values(task: Task, block: str, returned: list[str]) -> None:
+    """Raise when the body of a threshold task returns no value or no unit."""
+    if block == "body" and task.front.threshold is not None:
+        missing = sorted({"value", "unit_concept_id"} - set(returned))
+        if missing:
+            raise TaskError(f"Q10 1:1 returns no {', '.join(missing)}, which `threshold` compares")
 
 
 def relations_of(task: Task) -> dict[str, dict[str, str]]:
@@ -105,6 +100,8 @@ def relations_of(task: Task) -> dict[str, dict[str, str]]:
                 f"task {task.name}: `requires` names `{name}`, expected tables of the CDM without free text"
             )
         relations[name] = {column.name: str(column.type).lower() for column in tables[name].columns}
+    if task.front.kind == "cohort":
+        relations["cohort"] = dict(COHORT)
     relations |= {f"cs_{name}": dict(CONCEPT_SET) for name in task.front.concept_sets}
     relations |= {f"era_{name}": dict(ERA) for name in task.front.eras}
     return relations
@@ -128,115 +125,3 @@ def number_parameters(sql: str, params: dict[str, Parameter]) -> tuple[Block, se
         pieces += [sql[end : colon.start], f"CAST(${order.index(name.text) + 1} AS {kind})"]
         end = name.end + 1
     return Block("".join([*pieces, sql[end:]]), tuple(params[name].value for name in order)), set(order)
-
-
-def resolve_lock(task: Task, connection: Any) -> Lock:
-    """Resolve the concept sets of a task in the vocabulary of a database.
-
-    Raises
-    ------
-    TaskError
-        When a code is not found, is ambiguous, has no standard concept, or is not the one that was expected.
-    """
-    sets = {name: _resolve_set(task, name, declared, connection) for name, declared in task.front.concept_sets.items()}
-    return Lock(
-        {
-            "format": LOCK_FORMAT,
-            "task": task.name,
-            "version": task.front.version,
-            "body_sha256": task.body_hash,
-            "vocabulary_version": vocabulary_version(connection),
-            "concept_sets": sets,
-        }
-    )
-
-
-def read_lock(task: Task, connection: Any) -> Lock:
-    """Read a task's lock and refuse one that is missing, stale, or made with another vocabulary."""
-    remedy = f"run `platform tasks lock {task.path}`"
-    try:
-        document = json.loads(task.lock_path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TaskError(f"task {task.name}: not locked: {remedy}") from None
-    except ValueError:
-        raise TaskError(f"task {task.name}: its lock file is damaged: {remedy}") from None
-    if document.get("body_sha256") != task.body_hash:
-        raise TaskError(
-            f"task {task.name}: changed since it was locked: raise its version if its meaning changed, {remedy}"
-        )
-    found = vocabulary_version(connection)
-    if document.get("vocabulary_version") != found:
-        raise TaskError(
-            f"task {task.name}: locked with vocabulary {document.get('vocabulary_version')}, found {found}: {remedy}"
-        )
-    return Lock(document)
-
-
-def write_lock(task: Task, lock: Lock) -> dict[str, tuple[int, int]]:
-    """Write a task's lock; return concepts gained and lost by set.
-
-    Raises
-    ------
-    TaskError
-        When the file's text changed and its version did not rise.
-    """
-    before: dict[str, Any] = {}
-    if task.lock_path.is_file():
-        before = json.loads(task.lock_path.read_text(encoding="utf-8"))
-        if before.get("body_sha256") != task.body_hash and task.front.version <= int(before.get("version", 0)):
-            raise TaskError(
-                f"task {task.name}: its text changed and its version is still {task.front.version}: raise the version"
-            )
-    changes = {}
-    for name, resolved in lock.document["concept_sets"].items():
-        old = set(before.get("concept_sets", {}).get(name, {}).get("concept_ids", []))
-        new = set(resolved["concept_ids"])
-        changes[name] = (len(new - old), len(old - new))
-    write_atomically(task.lock_path, (json.dumps(lock.document, indent=1, sort_keys=True) + "\n").encode())
-    return changes
-
-
-def vocabulary_version(connection: Any) -> str:
-    """Return the release of the loaded vocabulary, as its own table states it."""
-    row = connection.execute("SELECT vocabulary_version FROM vocabulary WHERE vocabulary_id = 'None'").fetchone()
-    return str(row[0]) if row and row[0] else "unversioned"
-
-
-def _resolve_set(task: Task, name: str, declared: ConceptSet, connection: Any) -> dict[str, Any]:
-    roots = [_resolve_code(task, code, connection) for code in declared.include]
-    if declared.expect_concept_id is not None and [root[0] for root in roots] != [declared.expect_concept_id]:
-        raise TaskError(
-            f"task {task.name}: concept set {name} resolves to {roots[0][0]}, expected {declared.expect_concept_id}: "
-            "another vocabulary, or a wrong code"
-        )
-    included = {root[0] for root in roots}
-    excluded = {_resolve_code(task, code, connection)[0] for code in declared.exclude}
-    if declared.descendants:
-        included = _with_descendants(connection, included)
-        excluded = _with_descendants(connection, excluded)
-    ids = sorted(included - excluded)
-    return {
-        "concept_ids": ids,
-        "roots": [
-            {"code": code, "concept_id": root[0], "name": root[1]}
-            for code, root in zip(declared.include, roots, strict=True)
-        ],
-        "sha256": hash_json(ids),
-    }
-
-
-def _resolve_code(task: Task, code: str, connection: Any) -> tuple[int, str]:
-    vocabulary, _, concept_code = code.partition(":")
-    rows = connection.execute(
-        statement("task_concept"), {"vocabulary_id": vocabulary, "concept_code": concept_code}
-    ).fetchall()
-    if not rows:
-        raise TaskError(f"task {task.name}: {code} is not in the vocabulary, or maps to no standard concept")
-    if len(rows) > 1:
-        raise TaskError(f"task {task.name}: {code} maps to {len(rows)} standard concepts: name the standard ones")
-    return int(rows[0][0]), str(rows[0][1])
-
-
-def _with_descendants(connection: Any, concepts: set[int]) -> set[int]:
-    rows = connection.execute(statement("task_descendants"), {"concept_ids": sorted(concepts)}).fetchall()
-    return concepts | {int(row[0]) for row in rows}

@@ -20,129 +20,18 @@ import difflib
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from presage_platform.errors import InputError, TaskError
+from presage_platform.labeling.tasks.front_matter import WITHOUT_BODY, FrontMatter
 
 MAX_BYTES = 64 * 1024
 NAME = re.compile(r"[a-z][a-z0-9_]{2,62}")
-FRONT_MATTER = re.compile(r"\A/\*---[ \t]*\n(?P<yaml>.*?)\n---\*/[ \t]*\n(?P<body>.*)\Z", re.DOTALL)
+FRONT_MATTER = re.compile(r"\A/\*---[ \t]*\n(?P<yaml>.*?)\n---\*/[ \t]*(?:\n(?P<body>.*))?\Z", re.DOTALL)
 BLOCK = re.compile(r"^--[ \t]*@(?P<name>at_risk|censor)[ \t]*$", re.MULTILINE)
-DURATION = re.compile(r"(?P<number>\d+)\s*(?P<unit>days?|d|weeks?|years?)")
-DAYS_OF = {"d": 1, "day": 1, "days": 1, "week": 7, "weeks": 7, "year": 365, "years": 365}
-
-# The kinds that run today. The others of the documentation are refused by name, not by a misunderstanding.
-KINDS = ("time_to_event", "binary_window")
-PLANNED_KINDS = ("recurrent_count", "measurement_threshold", "concept", "cohort")
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ConceptSet(_Part):
-    """Concepts by `VOCABULARY:code`, with or without their descendants."""
-
-    include: tuple[str, ...] = Field(min_length=1)
-    exclude: tuple[str, ...] = ()
-    descendants: bool = True
-    expect_concept_id: int | None = None
-
-    @field_validator("include", "exclude")
-    @classmethod
-    def _codes(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        for code in codes:
-            if ":" not in code:
-                raise ValueError("expected VOCABULARY:code, for example SNOMED:60046008")
-        return codes
-
-
-class Era(_Part):
-    """Rows of a table merged into eras: the next row joins while it starts at most `gap` after the latest end."""
-
-    table: Literal["visit_occurrence", "condition_occurrence", "drug_exposure"]
-    concepts: str
-    gap_days: int = Field(alias="gap", ge=0)
-
-    @field_validator("gap_days", mode="before")
-    @classmethod
-    def _gap(cls, value: Any) -> int:
-        return read_days(value)
-
-
-class Parameter(_Part):
-    """A typed scalar that the body names as `:name`."""
-
-    type: Literal["integer", "number", "date", "interval", "text"]
-    value: int | float | str | date
-
-
-class Age(_Part):
-    """Limits of age at t0 in years, both included."""
-
-    min: int | None = Field(default=None, ge=0)
-    max: int | None = Field(default=None, ge=0)
-
-
-class FrontMatter(_Part):
-    """The keys of a task; an unknown one is an error."""
-
-    task: str
-    version: int = Field(ge=1)
-    title: str
-    references: tuple[str, ...] = ()
-    kind: str = "time_to_event"
-    window_days: int | None = Field(default=None, alias="window", ge=1)
-    risk: Literal["incident", "next"] = "incident"
-    lookback_days: int | None = Field(default=None, alias="lookback", ge=0)
-    min_prior_obs_days: int = Field(default=0, alias="min_prior_obs", ge=0)
-    same_day: Literal["exclude", "strict_day", "include"] = "exclude"
-    min_lag_days: int | None = Field(default=None, alias="min_lag", ge=0)
-    visit_guard: Literal["condition", "none", "all"] = "condition"
-    sex: Literal["M", "F"] | None = None
-    age: Age = Age()
-    censor: Literal["observation_period_end", "last_event", "last_visit_end", "data_cut", "hybrid"] = (
-        "observation_period_end"
-    )
-    competing: tuple[Literal["death"], ...] = ("death",)
-    horizon_days: int | None = Field(default=None, alias="horizon", ge=1)
-    clock: Literal["t0", "risk_start"] = "t0"
-    params: dict[str, Parameter] = {}
-    concept_sets: dict[str, ConceptSet] = {}
-    eras: dict[str, Era] = {}
-    requires: tuple[str, ...] = Field(min_length=1)
-    tests: str | None = None
-    warn: str | None = None
-
-    @field_validator(
-        "window_days", "lookback_days", "min_prior_obs_days", "min_lag_days", "horizon_days", mode="before"
-    )
-    @classmethod
-    def _durations(cls, value: Any) -> int | None:
-        return None if value in (None, "all", "none") else read_days(value)
-
-    @field_validator("kind")
-    @classmethod
-    def _kind(cls, value: str) -> str:
-        if value in PLANNED_KINDS:
-            raise ValueError(f"is not run by this version: expected {' or '.join(KINDS)}")
-        if value not in KINDS:
-            raise ValueError(f"expected {' or '.join(KINDS)}")
-        return value
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> FrontMatter:
-        if (self.kind == "binary_window") != (self.window_days is not None):
-            raise ValueError("`window` and `kind: binary_window` go together")
-        for name, era in self.eras.items():
-            if era.concepts not in self.concept_sets:
-                raise ValueError(f"era {name} names a concept set that is not declared")
-        return self
 
 
 @dataclass(frozen=True)
@@ -181,12 +70,24 @@ class Task:
         """Days after t0 before an event may count: one day when conditions are read, since billing lags the scan."""
         if self.front.min_lag_days is not None:
             return self.front.min_lag_days
-        return 1 if "condition_occurrence" in self.front.requires else 0
+        return 1 if self.reads_conditions else 0
+
+    @property
+    def has_body(self) -> bool:
+        """True where a query returns the candidate events; false where concepts or a cohort name them."""
+        return self.front.kind not in WITHOUT_BODY
+
+    @property
+    def reads_conditions(self) -> bool:
+        """True for a task fed by conditions; one without a body is taken to be, unless `requires` says otherwise."""
+        if not self.has_body and not self.front.requires:
+            return True
+        return "condition_occurrence" in self.front.requires
 
     @property
     def follows_death(self) -> bool:
         """True for a task whose event is death."""
-        return "death" in self.front.requires
+        return self.has_body and "death" in self.front.requires
 
 
 def read_task(path: Path) -> Task:
@@ -220,24 +121,19 @@ def parse_task(raw: bytes, path: Path) -> Task:
     if match is None:
         raise TaskError(f"task {name}: no front matter, expected YAML between /*--- and ---*/ at the start of the file")
     front = _front_matter(name, match["yaml"])
-    parts = BLOCK.split(match["body"])
+    parts = BLOCK.split(match["body"] or "")
     blocks = dict(zip(parts[1::2], (text.strip() for text in parts[2::2]), strict=True))
-    return Task(path, front, parts[0].strip(), blocks.get("at_risk"), blocks.get("censor"), source)
+    body = parts[0].strip()
+    if front.kind in WITHOUT_BODY and (body or blocks):
+        raise TaskError(f"task {name}: `kind: {front.kind}` has no body, expected nothing after the front matter")
+    if front.kind not in WITHOUT_BODY and not body:
+        raise TaskError(f"task {name}: no body, expected one query after the front matter")
+    return Task(path, front, body, blocks.get("at_risk"), blocks.get("censor"), source)
 
 
 def find_tasks(folder: Path) -> list[Task]:
     """Read every `.sql` file of a folder, by name."""
     return [read_task(path) for path in sorted(folder.glob("*.sql"))] if folder.is_dir() else []
-
-
-def read_days(value: Any) -> int:
-    """Read a duration such as `30 days`, `1 year` or a number of days."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = DURATION.fullmatch(str(value).strip())
-    if match is None:
-        raise ValueError("expected a duration such as 30 days")
-    return int(match["number"]) * DAYS_OF[match["unit"]]
 
 
 def _front_matter(name: str, text: str) -> FrontMatter:

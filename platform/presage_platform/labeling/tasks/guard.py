@@ -35,6 +35,8 @@ ERA = {
     "first_id": "bigint",
 }
 
+COHORT = {"subject_id": "bigint", "cohort_start_date": "date", "cohort_end_date": "date"}
+
 OUTPUTS = {
     "body": (
         {"study_id", "event_date"},

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from presage_platform.labeling.command import task_index
 from presage_platform.labeling.event import SECONDS_PER_DAY
 from presage_platform.labeling.store import LabelStore, open_labels
-from presage_platform.labeling.tasks.engine import label_outcomes
+from presage_platform.labeling.tasks.engine import prepare_in, run_ready, task_index
+from presage_platform.labeling.timeline import Snapshot
 from presage_platform.postgres.connection import open_database
 
 if TYPE_CHECKING:
@@ -29,10 +29,14 @@ def preview(settings: Settings, path: Path, *, number: int, show_patients: bool,
     """
     store = open_labels(settings)
     with open_database(settings, command="tasks") as database:
-        results = label_outcomes(
-            [path], task_index(store.path), data_cut_s=data_cut_s(store), database=database, skip_tests=True
+        ready = prepare_in([path], database)
+        snapshot = Snapshot.open(settings.timeline_dir / store.manifest["inputs"]["snapshot_id"])
+        outcomes = run_ready(
+            ready, task_index(store.path), data_cut_s=data_cut_s(store), snapshot=snapshot, database=database
         )
-    (result,) = results.values()
+    for error in outcomes.failures.values():
+        raise error
+    (result,) = outcomes.results.values()
     rows = result.rows.to_pylist()
     counts = Counter(row["state"] for row in rows)
     sample: list[dict[str, Any]] = []

@@ -29,9 +29,12 @@ from presage_platform.labeling.event import SECONDS_PER_DAY, State
 from presage_platform.labeling.facts import Histories, Intervals, index_facts
 from presage_platform.labeling.semantics import LAST_SECOND
 from presage_platform.labeling.statements import statement
-from presage_platform.labeling.tasks.compile import Compiled, Lock
+from presage_platform.labeling.tasks.compile import Compiled
 from presage_platform.labeling.tasks.definition import Task
-from presage_platform.labeling.tasks.execute import TASKS_ROLE, TaskIndex, run_tasks
+from presage_platform.labeling.tasks.execute import run_tasks
+from presage_platform.labeling.tasks.locks import Lock
+from presage_platform.labeling.tasks.results import TaskIndex
+from presage_platform.labeling.tasks.run_schema import TASKS_ROLE
 from presage_platform.postgres.bulk import copy_out
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import pytest
 
 from presage_platform.errors import ExitCode, TaskError
 from presage_platform.labeling.tasks.compile import compile_task, number_parameters, relations_of
-from presage_platform.labeling.tasks.definition import Parameter, Task, parse_task, read_task
+from presage_platform.labeling.tasks.definition import Task, parse_task, read_task
+from presage_platform.labeling.tasks.front_matter import Parameter
 from presage_platform.labeling.tasks.guard import TASK_INDEX, check_query, first_refusal
 from presage_platform.labeling.tasks.library import copy_tasks, shipped_tasks
 from tests.lib.attacks import attacks
@@ -96,7 +97,19 @@ def test_l60_an_undeclared_and_an_unused_parameter_are_errors() -> None:
     ("extra", "words"),
     [
         ("censoor: last_event\n", "unknown key `censoor`, did you mean `censor`"),
-        ("kind: recurrent_count\n", "is not run by this version"),
+        ("kind: recurrent_count\n", "go together"),
+        ("kind: sometimes\n", "kind"),
+        ("era_gap: 7 days\n", "`era_gap` belongs to `kind: recurrent_count`"),
+        ("threshold: {below: 8, unit: 'UCUM:g/dL'}\n", "`threshold` belongs to"),
+        ("cohort_definition_id: 7\n", "`cohort_definition_id` belongs to"),
+        ("kind: measurement_threshold\n", "needs `threshold`"),
+        ("kind: cohort\n", "needs `cohort_definition_id`"),
+        ("kind: concept\n", "needs `concept_sets`"),
+        ("kind: concept\nconcept_sets: {a: {include: ['SNOMED:1']}}\n", "has no body"),
+        ("kind: measurement_threshold\nthreshold: {unit: 'UCUM:g/dL'}\n", "needs one of `below` and `above`"),
+        ("kind: measurement_threshold\nthreshold: {below: 1, unit: g/dL}\n", "expected VOCABULARY:code"),
+        ("kind: measurement_threshold\nthreshold: {below: 1, unit: 'UCUM:a', factors: {'UCUM:a': 2}}\n", "unit itself"),
+        ("kind: measurement_threshold\nthreshold: {below: 1, unit: 'UCUM:a', factors: {'UCUM:b': 0}}\n", "above 0"),
         ("kind: binary_window\n", "go together"),
         ("window: 30 days\n", "go together"),
         ("lookback: soon\n", "expected a duration"),
