@@ -15,7 +15,9 @@ Volumes = Annotated[str | None, typer.Option("--volumes", help="Volume store (be
 
 def train(
     recipe: Annotated[str | None, typer.Argument(help="Name of a shipped recipe, or a TOML file.")] = None,
-    arm: Annotated[str | None, typer.Option("--arm", help="base, time_to_event, or all.")] = None,
+    arm: Annotated[
+        str | None, typer.Option("--arm", help="base, multitask, visit, time_to_event (commas between), or all.")
+    ] = None,
     labels: Labels = None,
     volumes: Volumes = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, laid over the recipe.")] = None,

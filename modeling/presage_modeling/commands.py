@@ -44,16 +44,29 @@ def train_command(
         ]
     if recipe is None:
         raise UsageError("name a recipe, for example `platform train tiny`, or a run with --resume")
-    arms = ARMS if arm == ALL_ARMS else (arm,)
+    arms = chosen_arms(arm)
     recipes = [read_recipe(recipe, [*assignments, *([f"objective.arm={name}"] if name else [])]) for name in arms]
     store, label_store = _store_of_recipe(settings, volumes, recipes[0]), open_labels(settings, labels)
-    if arm == ALL_ARMS:
+    if len(arms) > 1:
         return train_group(
             recipes, labels=label_store, store=store, runs_dir=settings.runs_dir, allow_missing=allow_missing
         )
     return [
         train_run(recipes[0], labels=label_store, store=store, runs_dir=settings.runs_dir, allow_missing=allow_missing)
     ]
+
+
+def chosen_arms(arm: str | None) -> tuple[str | None, ...]:
+    """Return the arms that the command line names: `all`, one, or several with commas; None is the recipe's own."""
+    if arm is None:
+        return (None,)
+    if arm == ALL_ARMS:
+        return ARMS
+    names = tuple(name.strip() for name in arm.split(","))
+    wrong = [name for name in names if name not in ARMS]
+    if wrong or len(set(names)) != len(names):
+        raise UsageError(f"--arm {arm}: expected `{ALL_ARMS}` or a list of {', '.join(ARMS)} without repetition")
+    return names
 
 
 def embed_command(run: str, *, volumes: str | None, workspace: Path | None) -> EmbedReport:

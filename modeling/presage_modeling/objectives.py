@@ -1,19 +1,21 @@
 """The arms of pretraining behind one interface: what is predicted, how it is scored, where a head starts.
 
-`base` trains nothing: its run holds the initial encoder, the yardstick of every other arm. `time_to_event` predicts the
-first occurrence of each task after the scan. The loop knows no arm by name.
+`base` trains nothing: its run holds the initial encoder, the yardstick of every other arm. `multitask` learns the
+downstream outcomes as binary labels, `visit` the codes of the visit that holds the scan, and `time_to_event` the first
+occurrence of each task after the scan. The loop knows no arm by name.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from presage_modeling.binary_objectives import multitask_objective, visit_objective
 from presage_modeling.data import Part
 from presage_modeling.targets import LabelRows, check_rates, edges_tensor, load_label_rows
 from presage_modeling.time_to_event import (
@@ -28,26 +30,23 @@ from presage_platform.errors import LabelStoreError
 from presage_platform.labeling.store import LabelStore, Risk
 from presage_platform.settings import Section
 
-ARMS = ("base", "time_to_event")
-ARMS_TO_COME = {
-    "multitask": "downstream binary labels are not trained on by this release",
-    "visit": "codes of the scan's visit are not trained on by this release",
-}
+ARMS = ("base", "multitask", "visit", "time_to_event")
 
 
 class ObjectiveRecipe(Section):
-    """`[objective]`: the arm and how its loss is averaged."""
+    """`[objective]`: the arm, how its loss is averaged, and (multitask) the horizons of outcomes without a window."""
 
-    arm: Literal["base", "time_to_event"] = "time_to_event"
+    arm: Literal["base", "multitask", "visit", "time_to_event"] = "time_to_event"
     risk: Risk = "next"
     reduction: Literal["pairs", "mean"] = "pairs"
+    horizons_days: tuple[float, ...] = Field(default=(30.0, 180.0, 365.0), min_length=1)
 
-    @field_validator("arm", mode="before")
+    @field_validator("horizons_days")
     @classmethod
-    def _is_implemented(cls, value: object) -> object:
-        if isinstance(value, str) and value in ARMS_TO_COME:
-            raise ValueError(f"arm `{value}` is refused: {ARMS_TO_COME[value]}; choose base or time_to_event")
-        return value
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if min(values) <= 0:
+            raise ValueError("expected days above 0")
+        return values
 
 
 class Objective(Protocol):
@@ -58,10 +57,10 @@ class Objective(Protocol):
     def build_head(self, width: int) -> nn.Module:
         """Return the freshly initialised head on an encoder of this width."""
 
-    def targets(self, split: str, positions: NDArray[np.int64]) -> SparseTargets:
-        """Return the targets of some studies of a split."""
+    def targets(self, split: str, positions: NDArray[np.int64]) -> Any:
+        """Return the targets of some studies of a split: this arm's own kind, with a method `to(device)`."""
 
-    def loss(self, head: nn.Module, features_BD: Tensor, targets: SparseTargets) -> tuple[Tensor, float]:
+    def loss(self, head: nn.Module, features_BD: Tensor, targets: Any) -> tuple[Tensor, float]:
         """Return the loss summed over pairs, float64, and the share of logits that were clamped."""
 
     def divisor(self, split: str, positions: NDArray[np.int64]) -> float:
@@ -69,6 +68,9 @@ class Objective(Protocol):
 
     def null_loss(self, split: str) -> float | None:
         """Return the loss of a model that knows only base rates; None for a split without studies."""
+
+    def density(self) -> dict[str, float]:
+        """Return positives and informative pairs a training study (`…_per_study`); empty without targets."""
 
 
 class Base:
@@ -95,6 +97,10 @@ class Base:
     def null_loss(self, split: str) -> float | None:
         """Return None: there is no loss."""
         return None
+
+    def density(self) -> dict[str, float]:
+        """Return nothing: there are no targets."""
+        return {}
 
 
 class TimeToEvent:
@@ -176,6 +182,15 @@ class TimeToEvent:
         divisor = self.divisor(split, np.arange(len(rows.study_id)))
         return rows.null_loss(self.rate_per_second) / divisor if divisor else None
 
+    def density(self) -> dict[str, float]:
+        """Return events and pairs at risk a training study."""
+        train = self.rows["train"]
+        everyone = np.arange(len(train.study_id))
+        return {
+            "positives_per_study": len(train.event_task) / max(len(everyone), 1),
+            "informative_pairs_per_study": train.pair_count(everyone) / max(len(everyone), 1),
+        }
+
     def _task_weights(self, num_events: NDArray[np.int64], device: torch.device) -> Tensor | None:
         if self.head_recipe.task_weights == "none":
             return None
@@ -189,4 +204,8 @@ def build_objective(
     """Return the arm that a recipe names."""
     if recipe.arm == "base":
         return Base()
+    if recipe.arm == "visit":
+        return visit_objective(labels, parts, head)
+    if recipe.arm == "multitask":
+        return multitask_objective(labels, parts, head, recipe.horizons_days)
     return TimeToEvent(labels, parts, recipe, head, device)

@@ -79,7 +79,7 @@ def train_run(
     RequeueError
         When a signal asked to stop; a checkpoint is there.
     """
-    fingerprints = data_fingerprints(labels, store)
+    fingerprints = data_fingerprints(recipe, labels, store)
     identity = sha256_json({"recipe": recipe.recipe_hash, **fingerprints})[:HASH_DIGITS]
     path = runs_dir / f"{recipe.name}-{recipe.objective.arm}-{identity}"
     return _run(recipe, path, labels=labels, store=store, fingerprints=fingerprints, allow_missing=allow_missing)
@@ -91,7 +91,7 @@ def resume_run(path: Path, *, labels: LabelStore, store: Store, allow_missing: b
     recorded = RunFolder(path).read_json("fingerprints.json")
     if (path / "finished.json").is_file():
         raise RecipeError(f"run {path.name} is finished: start a new run instead of resuming it")
-    fingerprints = data_fingerprints(labels, store)
+    fingerprints = data_fingerprints(recipe, labels, store)
     for name, value in fingerprints.items():
         check_same(name.replace("_", " "), found=value, expected=recorded["data"][name])
     return _run(recipe, path, labels=labels, store=store, fingerprints=fingerprints, allow_missing=allow_missing)
@@ -122,13 +122,16 @@ def run_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def data_fingerprints(labels: LabelStore, store: Store) -> dict[str, str]:
-    """Return the hashes of everything of the data that a run depends on."""
-    return {
+def data_fingerprints(recipe: Recipe, labels: LabelStore, store: Store) -> dict[str, str]:
+    """Return the hashes of all data that a run depends on; outcomes count for the arm that learns them."""
+    found = {
         "label_store": labels.manifest["label_sha256"],
         "volume_store": read_manifest(store.path).index_sha256,
         "volume_recipe": store.recipe.recipe_hash,
     }
+    if recipe.objective.arm == "multitask":
+        found["outcomes"] = sha256_json(labels.outcome_hashes)
+    return found
 
 
 def new_encoder(recipe: Recipe) -> Encoder:
@@ -205,6 +208,7 @@ def _train(
     _seed(recipe.seed, HEAD_SEED)
     head = objective.build_head(encoder.width).to(device)
     facts: dict[str, Any] = {"train_studies": len(cohort.part("train")), "width": encoder.width, "steps": 0}
+    facts |= objective.density()
     if objective.trains:
         checkpoints = ck.Checkpoints(folder.path, recipe.checkpoint)
         trainer = Trainer(

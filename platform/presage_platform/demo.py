@@ -142,7 +142,7 @@ def run_demo(out: Path, *, patients: int | None = None, seed: int = SEED) -> Dem
         platform.run("label", *([] if patients is None else ["--allow-fewer"]))
     finally:
         platform.run("db", "stop")
-    platform.run("train", "tiny", "--arm", "all")
+    platform.run("train", "tiny", "--arm", ",".join(ARMS))
     runs = [f"tiny-{arm}" for arm in ARMS]
     for run in runs:
         platform.run("embed", run)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from presage_platform.volumes.recipe import VolumeRecipe
 from presage_platform.volumes.store import StoreWriter, VolumeRecord, store_folder
-from tests.lib.labels import Study, small_store
+from tests.lib.labels import Study, add_outcome, small_store
 
 YEAR = 31_557_600
 DAY = 86_400
@@ -26,11 +26,13 @@ def planted_workspace(
     seed: int = 0,
     per_person: int = 1,
     flat: bool = False,
+    outcomes: bool = False,
 ) -> NDArray[np.float64]:
     """Write a volume store and a label store below `folder` and return the planted scores, shape = (num_studies, 2).
 
     Score 0 is the size of a bright ball, score 1 the density of the background; task k follows score k % 2. `flat`
-    volumes hold air alone.
+    volumes hold air alone. The visit of a scan holds the tasks whose score is above 0.5. `outcomes` adds the outcome
+    `first_task`, which is task 0.
     """
     draw = np.random.default_rng(seed)
     scores = draw.normal(size=(num_studies, 2))
@@ -40,7 +42,9 @@ def planted_workspace(
             volume = planted_volume(scores[study], recipe, draw)
             writer.add(volume_record(study + 1, np.full_like(volume, -1024) if flat else volume, recipe))
     studies = [_study(number, scores[number], num_tasks, draw, per_person) for number in range(num_studies)]
-    small_store(folder / "labels", studies, num_tasks=num_tasks, num_shards=2 if num_studies > 1 else 1)
+    store = small_store(folder / "labels", studies, num_tasks=num_tasks, num_shards=2 if num_studies > 1 else 1)
+    if outcomes:
+        add_outcome(store, "first_task", {study.study_id: (study.events.get(0), study.end_s) for study in studies})
     return scores
 
 
@@ -86,5 +90,6 @@ def _study(
         person_id=person + 1,
         end_s=end_s,
         events=events,
+        visit=[task for task in range(num_tasks) if scores[task % 2] > 0.5],
         split=("train", "train", "train", "valid", "test")[person % 5],
     )

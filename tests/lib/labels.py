@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from presage_platform.labeling.bins import base_rates, explicit_edges, fit_bins
 from presage_platform.labeling.covariates import COVARIATES_SCHEMA
 from presage_platform.labeling.index import STUDIES_SCHEMA, persons_hash
+from presage_platform.labeling.outcomes import OUTCOME_SCHEMA, add_outcomes
 from presage_platform.labeling.store import ShardLabels, write_label_store
 from presage_platform.labeling.store_writer import task_dtype
 
@@ -76,6 +78,31 @@ def small_store(
         },
     )
     return labels_dir / label_hash
+
+
+def add_outcome(
+    store: Path,
+    name: str,
+    times: Mapping[int, tuple[int | None, int]],
+    window: Mapping[int, int | None] | None = None,
+) -> None:
+    """Add an outcome of which everybody is at risk: study id → (time of the event or None, end of follow-up)."""
+    study_ids = pq.read_table(store / "studies.parquet", columns=["study_id"]).column("study_id").to_pylist()
+    rows = [
+        {
+            "study_id": study,
+            "state": "event" if times[study][0] is not None else "censored",
+            "prevalent": False,
+            "mask": 0,
+            "entry_s": 0,
+            "time_s": times[study][0],
+            "end_s": times[study][1],
+            "end_cause": 0,
+            "window_label": None if window is None else window[study],
+        }
+        for study in study_ids
+    ]
+    add_outcomes(store, {name: pa.Table.from_pylist(rows, schema=OUTCOME_SCHEMA)}, {name: {"outcome_hash": name}})
 
 
 def shard_of(studies: Sequence[Study], num_tasks: int) -> ShardLabels:

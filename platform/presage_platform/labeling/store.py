@@ -106,6 +106,12 @@ class LabelStore:
         """Names of the outcome tasks that `task_view` serves beside the task set."""
         return sorted(file.stem for file in (self.path / "outcomes").glob("*.parquet"))
 
+    @property
+    def outcome_hashes(self) -> dict[str, str]:
+        """The hash of each outcome: what `label_hash` does not cover."""
+        document = json.loads((self.path / "outcomes.json").read_text(encoding="utf-8"))
+        return {name: document[name]["outcome_hash"] for name in self.outcomes}
+
     @cached_property
     def task_names(self) -> list[str]:
         """Names of the tasks of the set, `concept:<concept_id>`, in task order."""
