@@ -22,7 +22,7 @@ EXPORT = Path("fhir") / "export-1"
 
 def tiny_parameters(**overrides: Any) -> Parameters:
     """The small preset, cut down to what a test can wait for."""
-    values: dict[str, Any] = {"patients": 24, "persons_per_shard": 9, "studies_per_task": 5, "ceiling_persons": 2000}
+    values: dict[str, Any] = {"patients": 24, "persons_per_shard": 9, "studies_per_task": 5, "ceiling_persons": 8000}
     return read_parameters("small", **(values | overrides))
 
 

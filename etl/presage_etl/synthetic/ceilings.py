@@ -1,4 +1,4 @@
-"""Ceilings: how well both oracles rank *recorded* events, on a large simulation of the same law.
+"""Ceilings: how well both oracles foretell *recorded* events, on a large simulation of the same law.
 
 Detection, billing delay, loss and death are inside the ceiling, since a label knows nothing else. A pending onset
 waits for routine visits that come as a Poisson process and code it with a fixed chance: its delay is exponential.
@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from presage_etl.synthetic import truth
 from presage_etl.synthetic.clock import DAY_S, YEAR_S, wall
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.latents import NUM_INVISIBLE, draw_gaussians, natural, score
-from presage_etl.synthetic.oracle import ARMS, Covariates, predictor_of
+from presage_etl.synthetic.oracle import (
+    ARMS,
+    DAYS_PER_YEAR,
+    HORIZONS_DAYS,
+    Covariates,
+    incidence_of,
+    predictor_of,
+)
 from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.scoring import Outcome, auc_at, auroc_within, censoring_of, concordance, integrated_brier
 from presage_etl.synthetic.shards import Rows
 from presage_etl.synthetic.streams import Stage, stream
 from presage_platform.parallel import map_partitions
@@ -29,6 +35,8 @@ Flags = NDArray[np.bool_]
 
 BLOCK_PERSONS = 2000  # a concordance is counted within blocks: their spread is its standard error
 DAY_YEARS = DAY_S / YEAR_S
+IBS_BLOCKS = 20  # the integrated Brier score needs whole curves: fewer persons
+IBS_DAYS = (30.0, 90.0, 180.0, 270.0, 365.0)
 ROUTINE_SHARE = 0.9  # of routine visits that are ambulatory, and so code what is pending
 CARE_SEEKING = 3
 DECIMALS = 5
@@ -41,16 +49,33 @@ class Cohort:
     known: Covariates
     death: Floats
     end: Floats  # end of the record: last visit, or death
+    stop: Floats  # end of observation: death, loss, or the cut
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Incident outcome of each person: years, event, and whether at risk."""
+class Label:
+    """An outcome of everybody, and who is at risk of it."""
 
-    time: Floats
-    event: Flags
-    competing: Flags
+    outcome: Outcome
     at_risk: Flags
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The same lives as a record shows them, and as they were."""
+
+    recorded: Label
+    onset: Label
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number."""
+
+    name: str
+    value: float | None
+    error: float | None
+    num_persons: int
 
 
 @dataclass(frozen=True)
@@ -75,14 +100,13 @@ def score_headline(task: CeilingTask) -> tuple[int, Rows]:
     headline = parameters.headline[task.place]
     rng = stream(0, task.place, Stage.CEILING)
     cohort = draw_cohort(parameters, model, rng, parameters.ceiling_persons)
-    outcome = recorded_outcome(parameters, model, cohort, headline.condition, rng)
-    share = round(float(outcome.event[outcome.at_risk].mean()), DECIMALS)
+    seen = label_cohort(parameters, model, cohort, headline.condition, rng)
+    share = round(float(seen.recorded.outcome.event[seen.recorded.at_risk].mean()), DECIMALS)
     rows: Rows = []
     for arm in ARMS:
-        predictor = predictor_of(arm, model, headline.condition, cohort.known)
-        for metric, value, error in _score(outcome, predictor):
-            row = {"task": headline.task, "arm": arm, "metric": metric, "value": round(value, DECIMALS)}
-            rows.append(row | {"se": round(error, DECIMALS), "num_persons": len(predictor), "event_share": share})
+        for found in _score(arm, task, cohort, seen):
+            row = {"task": headline.task, "arm": arm, "metric": found.name, "value": found.value, "se": found.error}
+            rows.append(row | {"num_persons": found.num_persons, "event_share": share})
     return task.place, rows
 
 
@@ -111,63 +135,41 @@ def draw_cohort(parameters: Parameters, model: Model, rng: np.random.Generator, 
     last_visit = np.maximum(stop - rng.exponential(size=number) / (visit_rate + 1.0), 0.0)
     end = np.where(death <= stop, death, last_visit)
     end = np.where(rng.random(number) < cohort.no_followup, 0.0, end)
-    return Cohort(known, np.where(death <= stop, death, np.inf), end)
+    return Cohort(known, np.where(death <= stop, death, np.inf), end, np.minimum(death, stop))
 
 
-def recorded_outcome(
+def label_cohort(
     parameters: Parameters, model: Model, cohort: Cohort, condition: str, rng: np.random.Generator
-) -> Recorded:
-    """The incident label of every person, from onset through detection and billing."""
+) -> Labels:
+    """The incident label of every person, by the time of the record and by that of the onset."""
     known, number = cohort.known, len(cohort.end)
     if condition == "death":
-        followed = np.minimum(cohort.end + 60 * DAY_YEARS, np.where(np.isfinite(cohort.death), cohort.death, np.inf))
-        died = np.isfinite(cohort.death) & (cohort.death <= cohort.end + 60 * DAY_YEARS)
-        none = np.zeros(number, dtype=np.bool_)
-        return Recorded(np.where(died, cohort.death, followed), died, none, cohort.end > 0)
-    eta = model.predictor(known.z, known.u, known.age, known.male)
-    first = np.full(number, np.inf)
-    for member in model.members(condition):
-        rate = np.exp(model.log_rate[member] + eta[:, member])
-        onset = (rng.exponential(size=number) / rate) ** (1 / model.kappa) - known.origin_years
-        first = np.minimum(first, onset + _delay(parameters, model, member, known.u, rng))
-    start = DAY_YEARS
-    at_risk = (first > start) & (cohort.end > start)
-    event = (first <= cohort.end) & at_risk
-    died = np.isfinite(cohort.death) & (cohort.death <= cohort.end) & ~event
-    return Recorded(np.where(event, first, cohort.end), event, died, at_risk)
+        label = _death(cohort)
+        return Labels(label, label)
+    members = model.members(condition)
+    eta = model.predictor(known.z, known.u, known.age, known.male, members)
+    onset, recorded = np.full(number, np.inf), np.full(number, np.inf)
+    for place, member in enumerate(members):
+        rate = np.exp(model.log_rate[member] + eta[:, place])
+        time = (rng.exponential(size=number) / rate) ** (1 / model.kappa) - known.origin_years
+        onset = np.minimum(onset, time)
+        recorded = np.minimum(recorded, time + _delay(parameters, model, member, known.u, rng))
+    return Labels(_incident(cohort, recorded, cohort.end, DAY_YEARS), _incident(cohort, onset, cohort.stop, 0.0))
 
 
-def concordance(time: Floats, event: Flags, risk: Floats) -> float:
-    """Harrell's C over all comparable pairs; ties in risk count one half, equal times are not compared."""
-    order = np.argsort(time, kind="stable")
-    concordant, comparable = _count_pairs(time[order], event[order], risk[order])
-    return float(concordant / comparable) if comparable else float("nan")
+def _incident(cohort: Cohort, first: Floats, end: Floats, start: float) -> Label:
+    at_risk = (first > start) & (end > start)
+    event = (first <= end) & at_risk
+    died = np.isfinite(cohort.death) & (cohort.death <= end) & ~event
+    return Label(Outcome(np.where(event, first, end), event, died), at_risk)
 
 
-@njit(cache=True)
-def _count_pairs(time: Any, event: Any, risk: Any) -> tuple[float, float]:
-    concordant, comparable = 0.0, 0.0
-    for first in range(len(time)):
-        if not event[first]:
-            continue
-        for later in range(first + 1, len(time)):
-            if time[later] > time[first]:
-                comparable += 1.0
-                if risk[first] > risk[later]:
-                    concordant += 1.0
-                elif risk[first] == risk[later]:
-                    concordant += 0.5
-    return concordant, comparable
-
-
-def auroc(positive: Flags, risk: Floats) -> float:
-    """Area under the ROC curve by ranks."""
-    ranks = np.empty(len(risk))
-    ranks[np.argsort(risk, kind="stable")] = np.arange(1, len(risk) + 1)
-    number = int(positive.sum())
-    if number in (0, len(risk)):
-        return float("nan")
-    return float((ranks[positive].sum() - number * (number + 1) / 2) / (number * (len(risk) - number)))
+def _death(cohort: Cohort) -> Label:
+    """Everybody is followed a little beyond the record's end, dead or alive alike."""
+    followed = np.minimum(cohort.end + 60 * DAY_YEARS, np.where(np.isfinite(cohort.death), cohort.death, np.inf))
+    died = np.isfinite(cohort.death) & (cohort.death <= cohort.end + 60 * DAY_YEARS)
+    outcome = Outcome(np.where(died, cohort.death, followed), died, np.zeros(len(died), dtype=np.bool_))
+    return Label(outcome, cohort.end > 0)
 
 
 def _delay(parameters: Parameters, model: Model, member: int, u_NU: Floats, rng: np.random.Generator) -> Floats:
@@ -181,18 +183,41 @@ def _delay(parameters: Parameters, model: Model, member: int, u_NU: Floats, rng:
     return np.asarray(found + billed)
 
 
-def _score(outcome: Recorded, predictor: Floats) -> list[tuple[str, float, float]]:
-    """C and AUROC at one year, each the mean over blocks of persons, with its standard error."""
-    rows = np.flatnonzero(outcome.at_risk)
-    blocks = np.array_split(rows, max(len(rows) // BLOCK_PERSONS, 5))
-    concordances, areas = [], []
+def _score(arm: str, task: CeilingTask, cohort: Cohort, seen: Labels) -> list[Metric]:
+    """Every metric of an oracle: the mean over blocks of persons, its standard error, and how many persons."""
+    condition = task.parameters.headline[task.place].condition
+    risk = predictor_of(arm, task.model, condition, cohort.known)
+    found = []
+    for suffix, label in (("", seen.recorded), ("_onset", seen.onset)):
+        blocks = _blocks(label.at_risk)
+        outcome = label.outcome
+        values = [concordance(outcome.time[b], outcome.event[b], risk[b]) for b in blocks]
+        found.append(_summary(f"harrell_c{suffix}", values, blocks))
+    blocks, outcome = _blocks(seen.recorded.at_risk), seen.recorded.outcome
+    censoring = censoring_of(outcome.rows(np.flatnonzero(seen.recorded.at_risk)))
+    for days in HORIZONS_DAYS:
+        years = days / DAYS_PER_YEAR
+        values = [auc_at(outcome.rows(b), risk[b], years, censoring) for b in blocks]
+        found.append(_summary(f"auc_{days:.0f}", values, blocks))
+    values = [auroc_within(outcome.rows(b), risk[b], 1.0) for b in blocks]
+    found.append(_summary("auroc_365", values, blocks))
+    blocks = blocks[:IBS_BLOCKS]
+    grid = np.array(IBS_DAYS) / DAYS_PER_YEAR
+    values = []
     for block in blocks:
-        time, event, risk = outcome.time[block], outcome.event[block], predictor[block]
-        concordances.append(concordance(time, event, risk))
-        positive = event & (time <= 1.0)
-        decided = positive | (time >= 1.0) | outcome.competing[block]
-        areas.append(auroc(positive[decided], risk[decided]))
-    return [
-        (name, float(np.nanmean(values)), float(np.nanstd(values, ddof=1) / np.sqrt(len(blocks))))
-        for name, values in (("harrell_c", concordances), ("auroc_365", areas))
-    ]
+        probability = incidence_of(arm, task.model, condition, cohort.known.rows(block), grid)
+        values.append(integrated_brier(outcome.rows(block), probability, grid, censoring))
+    return [*found, _summary("ibs", values, blocks)]
+
+
+def _blocks(at_risk: Flags) -> list[NDArray[np.int64]]:
+    rows = np.flatnonzero(at_risk)
+    return np.array_split(rows, max(len(rows) // BLOCK_PERSONS, 5))
+
+
+def _summary(metric: str, values: list[float], blocks: list[NDArray[np.int64]]) -> Metric:
+    """Mean and standard error over blocks; nothing where too few blocks hold an event."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    value = round(float(finite.mean()), DECIMALS) if len(finite) else None
+    error = round(float(finite.std(ddof=1) / np.sqrt(len(finite))), DECIMALS) if len(finite) > 1 else None
+    return Metric(metric, value, error, sum(map(len, blocks)))

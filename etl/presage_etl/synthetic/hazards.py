@@ -71,13 +71,16 @@ class Model:
     admission_gamma: Floats
     place: dict[str, int] = field(default_factory=dict)
 
-    def predictor(self, z_NZ: Floats, u_NU: Floats, age_N: Floats, male_N: Floats) -> Floats:
-        """Linear predictor of every leaf, shape (N, C), without the base rate."""
-        return (
-            z_NZ @ self.beta.T
-            + u_NU @ self.gamma.T
-            + np.outer((age_N - 60.0) / 10.0, self.age)
-            + np.outer(male_N, self.male)
+    def predictor(
+        self, z_NZ: Floats, u_NU: Floats, age_N: Floats, male_N: Floats, members: list[int] | None = None
+    ) -> Floats:
+        """Linear predictor of every leaf (or of some), shape (N, C), without the base rate."""
+        chosen: slice | list[int] = slice(None) if members is None else members
+        return np.asarray(
+            z_NZ @ self.beta[chosen].T
+            + u_NU @ self.gamma[chosen].T
+            + np.outer((age_N - 60.0) / 10.0, self.age[chosen])
+            + np.outer(male_N, self.male[chosen])
         )
 
     def death_predictor(self, z_NZ: Floats, u_NU: Floats, age_N: Floats) -> Floats:

@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 HORIZONS_DAYS = (30.0, 180.0, 365.0)
 DAYS_PER_YEAR = 365.25
-NUM_NODES, NUM_NODES_IMAGE, NUM_DRAWS = 64, 12, 64
+NUM_NODES, NUM_NODES_IMAGE, NUM_NODES_STEP, NUM_DRAWS = 64, 12, 4, 64
 DECIMALS = 9
 BLOCK_STUDIES = 5000
 
@@ -91,9 +91,9 @@ def rates_given_all(model: Model, condition: str, known: Covariates) -> Rates:
     if condition == "death":
         mu = nu
     else:
-        eta = model.predictor(known.z, known.u, known.age, known.male)
         members = model.members(condition)
-        mu = np.exp(model.log_rate[members] + eta[:, members]).sum(axis=1)
+        eta = model.predictor(known.z, known.u, known.age, known.male, members)
+        mu = np.exp(model.log_rate[members] + eta).sum(axis=1)
     return Rates(mu[:, None], nu[:, None], np.ones((len(mu), 1)))
 
 
@@ -106,10 +106,11 @@ def rates_given_image(model: Model, condition: str, known: Covariates) -> Rates:
     weight = np.exp(-nu * known.since_first_years[:, None])
     mu = nu
     if condition != "death":
-        eta = model.predictor(known.z, nothing, known.age, known.male)
+        members = model.members(condition)
+        eta = model.predictor(known.z, nothing, known.age, known.male, members)
         mu = np.zeros_like(nu)
-        for member in model.members(condition):
-            base = model.log_rate[member] + eta[:, member]
+        for place, member in enumerate(members):
+            base = model.log_rate[member] + eta[:, place]
             mu += np.exp(base[:, None] + (u_MU @ model.gamma[member])[None, :])
         weight = weight * np.exp(-mu * known.origin_years[:, None] ** model.kappa)
     return Rates(mu, nu, weight / weight.sum(axis=1, keepdims=True))
@@ -138,6 +139,25 @@ def risk_of(arm: str, model: Model, condition: str, known: Covariates) -> tuple[
     averaged = np.stack([(rates.weight * risk).sum(axis=1) for risk in risks], axis=1)
     # Few nodes are off by some 1e-5 where nearly everybody has had the event: a later horizon is never less likely.
     return rates.predictor(), np.clip(np.maximum.accumulate(averaged, axis=1), 0.0, 1.0)
+
+
+def incidence_of(arm: str, model: Model, condition: str, known: Covariates, times_years: Floats) -> Floats:
+    """P that the onset comes by each of several times and before death, shape (N, T), with few nodes a step."""
+    rates = RATES[arm](model, condition, known)
+    if condition == "death":
+        return np.stack([(rates.weight * (1 - np.exp(-rates.nu * t))).sum(axis=1) for t in times_years], axis=1)
+    points, weights = np.polynomial.legendre.leggauss(NUM_NODES_STEP)
+    origin, kappa = known.origin_years[:, None], model.kappa
+    total, steps, last = np.zeros(len(known.age)), [], 0.0
+    for until in times_years:
+        half = (until - last) / 2
+        for point, weight in zip(last + half * (points + 1), half * weights, strict=True):
+            t = origin + point
+            survived = np.exp(-rates.mu * (t**kappa - origin**kappa) - rates.nu * point)
+            total = total + (rates.weight * weight * rates.mu * kappa * t ** (kappa - 1) * survived).sum(axis=1)
+        steps.append(total)
+        last = until
+    return np.clip(np.stack(steps, axis=1), 0.0, 1.0)
 
 
 def write_oracles(folder: Path, parameters: Parameters, model: Model, scans: Rows, persons: Rows) -> None:

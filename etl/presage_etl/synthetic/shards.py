@@ -17,7 +17,7 @@ from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, simulate
 from presage_etl.synthetic.export import write_shard
 from presage_etl.synthetic.hazards import Model
-from presage_etl.synthetic.identifiers import series_uid, study_key, study_uid
+from presage_etl.synthetic.identifiers import accession, series_uid, study_key, study_uid
 from presage_etl.synthetic.omop import Row
 from presage_etl.synthetic.omop_derived import derived_rows, ingredients
 from presage_etl.synthetic.omop_files import Tables, keyed_tables
@@ -133,6 +133,10 @@ def scan_rows(person: Person, scan: Scan, seed: int, *, known: bool, in_ehr: boo
         "series_uid": series_uid(uid),
         "patient": f"Patient/{person.key}" if known else None,
         "imaging_study": f"ImagingStudy/{person.key}-study{scan.number}" if in_ehr else None,
+        "service_request": f"ServiceRequest/{person.key}-order{scan.number}" if in_ehr else None,
+        "diagnostic_report": f"DiagnosticReport/{person.key}-report{scan.number}" if in_ehr else None,
+        "patient_id": person.mrn,
+        "accession_number": accession(person.index, scan.number),
     }
     return {"scans": [row], "links": [link], "joins": [join]}
 
@@ -141,6 +145,9 @@ def _truth_of_person(result: ShardResult, parameters: Parameters, model: Model, 
     person = history.person
     tables = result.tables
     _append(tables, "persons", _person_row(person))
+    _append(
+        tables, "join_persons", {"person": person.key, "patient": f"Patient/{person.key}", "patient_id": person.mrn}
+    )
     _append(
         tables,
         "death_censor",

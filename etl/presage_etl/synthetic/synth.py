@@ -36,6 +36,7 @@ from presage_etl.synthetic.shards import (
     scan_rows,
 )
 from presage_etl.synthetic.site import site_toml
+from presage_etl.synthetic.truth_readme import write_readme
 from presage_etl.synthetic.vocabulary import build_vocabulary
 from presage_platform.errors import DiskFullError, InputError
 from presage_platform.logs import get_logger
@@ -101,6 +102,7 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
         own = keyed_tables([*site_rows(), source_row(parameters)])
         write_omop(folder / "omop", folder / "truth", [own, *(shard.cdm for shard in shards)])
     ceilings.write_ceilings(folder / "truth", parameters, model, workers=workers)
+    write_readme(folder / "truth")
     counts = {
         "persons": parameters.patients,
         "resources": sum(number for shard in shards for number in shard.counts.values()),
@@ -232,7 +234,6 @@ def _write_truth(
     truth.write_table(folder, "true_labels", labels)
     truth.write_planted(folder)
     oracle.write_oracles(folder, parameters, model, tables["scans"], tables["persons"])
-    truth.write_readme(folder)
 
 
 def _level(rows: Rows) -> Rows:

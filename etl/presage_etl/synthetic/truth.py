@@ -25,21 +25,16 @@ MEANINGS = {
     "true_labels": "state and time_s of each study and outcome task (its own view), and of each leaf as `concept:<id>`",
     "oracle_risk": "P(onset before horizon and before death | at risk, z, u, age, sex) and the linear predictor",
     "oracle_image": "the same given z, age and sex only: the ceiling of any image model",
-    "ceilings": "concordance and AUROC of both oracles on recorded labels of a large simulation, with standard errors",
+    "ceilings": "how well both oracles foretell recorded labels of a large simulation of the same law",
     "planted_dicom": "defects planted in images (this preset: none)",
     "planted_fhir": "defects planted in resources (this preset: none)",
     "links": "per study the person, the class and confidence of the link, or the reason of its quarantine",
     "chosen": "the series that must represent each study, and why",
-    "joins": "keys of truth beside FHIR ids and DICOM UIDs",
+    "joins": "keys of each study beside FHIR ids and DICOM UIDs",
+    "join_persons": "keys of each person beside FHIR ids and record numbers, scanned or not",
     "omop_keys": "mode omop: which resource (and slot of it) each numbered row of omop/ came from",
     "expected_counts": "rows of each table after `etl fhir` (stage etl) and `link` (stage link), verdicts, quarantine",
 }
-README_HEAD = """# Truth of a synthetic hospital
-
-Only synthetic, test and demonstration code reads this folder. Times ending in `_s` are seconds since 1970 on the
-hospital's wall clock. No row comes from a real person. synthetic: true
-
-"""
 PLANTED = pa.schema(
     [("kind", pa.string()), ("where", pa.string()), ("expected", pa.string()), ("reasons", pa.list_(pa.string()))]
 )
@@ -55,12 +50,6 @@ def write_planted(folder: Path) -> None:
     """Write the lists of planted defects: empty, and read as such."""
     for name in ("planted_dicom", "planted_fhir"):
         write_table(folder, name, PLANTED.empty_table())
-
-
-def write_readme(folder: Path) -> None:
-    """Describe every table."""
-    lines = [f"- `{name}.parquet`: {meaning}" for name, meaning in sorted(MEANINGS.items())]
-    (folder / "README.md").write_text(README_HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def coefficient_rows(model: Model) -> Rows:

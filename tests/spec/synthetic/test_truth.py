@@ -10,23 +10,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from presage_etl.synthetic import oracle
-from presage_etl.synthetic.ceilings import concordance
+from presage_etl.synthetic import oracle, scoring
 from presage_etl.synthetic.clock import DAY_S
 from presage_etl.synthetic.hazards import build_model
+from presage_etl.synthetic.parameters import read_parameters
+from presage_etl.synthetic.scoring import concordance
 from tests.lib.synthetic import resources, tiny_parameters, truth
 
 TABLES = {
     "persons", "scans", "coefficients", "onsets", "death_censor", "visits", "true_labels", "oracle_risk",
     "oracle_image",
-    "ceilings", "planted_dicom", "planted_fhir", "links", "chosen", "joins", "expected_counts",
+    "ceilings", "planted_dicom", "planted_fhir", "links", "chosen", "joins", "join_persons", "expected_counts",
 }  # fmt: skip
 
 
 def test_s43_every_table_is_there_and_described(hospital: Path) -> None:
     assert {path.stem for path in (hospital / "truth").glob("*.parquet")} == TABLES
     readme = (hospital / "truth" / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{name}.parquet`" in readme for name in TABLES)
+    for name in TABLES:
+        assert f"`{name}.parquet`" in readme
+        section = readme.split(f"## `{name}.parquet`")[1].split("## ")[0]
+        schema = pq.read_schema(hospital / "truth" / f"{name}.parquet")
+        assert all(f"| {field.name} | {field.type} |" in section for field in schema), name
 
 
 def test_s43_expected_rows_are_those_of_the_resources(hospital: Path) -> None:
@@ -98,6 +103,13 @@ def test_s43_joins_name_real_resources_and_files(hospital: Path) -> None:
         assert join["imaging_study"] is None or join["imaging_study"].split("/")[1] in studies
         assert (join["patient"] is None) == (links[join["study"]]["reason"] == "unknown_patient")
         assert join["patient"] is None or join["patient"].split("/")[1] in patients
+        known = join["imaging_study"] is not None
+        for column, kind in (("service_request", "ServiceRequest"), ("diagnostic_report", "DiagnosticReport")):
+            assert (join[column] is not None) == known
+            assert not known or join[column] in {f"{kind}/{r['id']}" for r in resources(hospital, kind)}
+    numbers = {r["id"]: {i["value"] for i in r["identifier"]} for r in resources(hospital, "Patient")}
+    assert {row["person"] for row in truth(hospital, "join_persons")} == set(numbers)
+    assert all(row["patient_id"] in numbers[row["person"]] for row in truth(hospital, "join_persons"))
     chosen = {row["study"]: row["series_uid"] for row in truth(hospital, "chosen")}
     assert chosen == {row["study"]: row["series_uid"] for row in truth(hospital, "scans")}
 
@@ -148,6 +160,25 @@ def test_s43_oracles_of_the_files_are_probabilities_that_grow_with_the_horizon(h
         assert np.all(np.diff(p, axis=1) > 0)
 
 
+def test_s43_ceilings_score_both_oracles_by_every_metric(hospital: Path) -> None:
+    """Recorded labels: C, AUC(t), AUROC and integrated Brier score, each with its standard error."""
+    rows = {(r["task"], r["arm"], r["metric"]): r for r in truth(hospital, "ceilings")}
+    metrics = {"harrell_c", "harrell_c_onset", "auc_30", "auc_180", "auc_365", "auroc_365", "ibs"}
+    assert {key[2] for key in rows} == metrics
+    assert len(rows) == 8 * 2 * len(metrics)
+    assert all(row["se"] > 0 and 0 < row["value"] < 1 for row in rows.values())
+    for task in {key[0] for key in rows}:
+        assert rows[task, "oracle_risk", "ibs"]["value"] < 0.25
+        for metric in metrics - {"ibs"}:
+            all_known, picture = rows[task, "oracle_risk", metric], rows[task, "oracle_image", metric]
+            assert all_known["value"] > picture["value"] - 3 * (all_known["se"] + picture["se"])
+
+
+def test_s43_ceilings_are_measured_on_two_hundred_thousand_persons_in_the_large_presets() -> None:
+    assert read_parameters("demo").ceiling_persons == 200_000
+    assert read_parameters().ceiling_persons == 200_000
+
+
 def test_s43_ceilings_reach_what_the_demonstration_needs(hospital: Path) -> None:
     rows = [row for row in truth(hospital, "ceilings") if row["metric"] == "harrell_c" and row["arm"] == "oracle_image"]
     assert len(rows) == 8
@@ -161,6 +192,46 @@ def test_s43_concordance_agrees_with_scikit_survival() -> None:
     rng = np.random.Generator(np.random.Philox(3))
     time, event, risk = rng.exponential(size=300), rng.random(300) < 0.6, rng.standard_normal(300).round(1)
     assert concordance(time, event, risk) == pytest.approx(concordance_index_censored(event, time, risk)[0])
+
+
+def test_s43_censoring_weighted_scores_agree_with_scikit_survival() -> None:
+    from sksurv.metrics import brier_score, cumulative_dynamic_auc, integrated_brier_score
+
+    rng = np.random.Generator(np.random.Philox(4))
+    risk = rng.standard_normal(600)
+    onset, stop = rng.exponential(size=600) / np.exp(risk), rng.exponential(2.0, 600)
+    outcome = scoring.Outcome(np.minimum(onset, stop), onset <= stop, np.zeros(600, dtype=bool))
+    seen = np.array(list(zip(outcome.event, outcome.time, strict=True)), dtype=[("event", bool), ("time", float)])
+    censoring = scoring.censoring_of(outcome)
+    times = np.array([0.2, 0.5, 1.0])
+    free = np.exp(-np.outer(np.exp(risk), times))
+    ours = [scoring.auc_at(outcome, risk, t, censoring) for t in times]
+    np.testing.assert_allclose(ours, cumulative_dynamic_auc(seen, seen, risk, times)[0], atol=2e-3)
+    ours = [scoring.brier_at(outcome, 1 - free[:, n], t, censoring) for n, t in enumerate(times)]
+    np.testing.assert_allclose(ours, brier_score(seen, seen, free, times)[1], atol=2e-3)
+    whole = scoring.integrated_brier(outcome, 1 - free, times, censoring)
+    assert whole == pytest.approx(integrated_brier_score(seen, seen, free, times), abs=2e-3)
+
+
+def test_s43_a_competing_end_is_no_event_and_never_censored() -> None:
+    """Worked by hand: four persons, nobody censored."""
+    outcome = scoring.Outcome(
+        np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, False, True, False]), np.array([False, True, False, True])
+    )
+    censoring = scoring.censoring_of(outcome)
+    assert scoring.auc_at(outcome, np.array([4.0, 3.0, 2.0, 1.0]), 3.5, censoring) == pytest.approx(3 / 4)
+    p = np.array([0.9, 0.2, 0.6, 0.1])
+    wanted = (0.1**2 + 0.2**2 + 0.4**2 + 0.1**2) / 4
+    assert scoring.brier_at(outcome, p, 3.5, censoring) == pytest.approx(wanted)
+
+
+def test_s43_the_curve_of_an_oracle_meets_its_horizons() -> None:
+    model, some = build_model(tiny_parameters()), known(50)
+    years = np.array(oracle.HORIZONS_DAYS) / 365.25
+    for arm in oracle.ARMS:
+        for condition in ("pleural_effusion", "death"):
+            curve = oracle.incidence_of(arm, model, condition, some, years)
+            np.testing.assert_allclose(curve, oracle.risk_of(arm, model, condition, some)[1], atol=1e-4)
 
 
 def test_s43_predictions_carry_both_arms_and_their_horizons(hospital: Path, tmp_path: Path) -> None:
