@@ -28,8 +28,7 @@ from presage_etl.synthetic.hazards import build_model
 from presage_etl.synthetic.images import ImageTask, make_images, picture
 from presage_etl.synthetic.parameters import Parameters, parse_grid, read_parameters
 from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.phantom import scan
-from presage_etl.synthetic.scanner import draw_acquisition
+from presage_etl.synthetic.scanner import draw_acquisition, scan
 from presage_etl.synthetic.shards import ShardTask, make_shard, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
 
@@ -89,7 +88,7 @@ def learn(parameters: Parameters, number: int, epochs: int) -> list[float]:
         person = draw_person(parameters, index)
         made = draw_acquisition(parameters, index, 0, male=person.male)
         phantom = picture(parameters, person, orphan_scan(person), made)
-        volumes.append(scan(phantom, made.anatomy, stream(parameters.seed, index, Stage.NOISE, 0)))
+        volumes.append(scan(phantom, made, stream(parameters.seed, index, Stage.NOISE, 0)))
         scores.append(person.z)
     stack = np.stack(volumes).astype(np.float32)
     x = torch.from_numpy(np.stack([np.clip((stack - low) / (high - low), 0, 1) for low, high in WINDOWS], axis=1))

@@ -10,8 +10,8 @@ from presage_etl.synthetic.dicom import Series, write_series
 from presage_etl.synthetic.identifiers import study_key
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
-from presage_etl.synthetic.phantom import Phantom, paint_phantom, scan
-from presage_etl.synthetic.scanner import Acquisition, draw_acquisition
+from presage_etl.synthetic.phantom import Phantom, paint_phantom
+from presage_etl.synthetic.scanner import Acquisition, draw_acquisition, scan
 from presage_etl.synthetic.shards import FIRST_ORPHAN, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
 
@@ -39,9 +39,9 @@ def make_images(task: ImageTask) -> ImageResult:
     for index, number in task.studies:
         person = draw_person(task.parameters, index)
         planned = orphan_scan(person) if index >= FIRST_ORPHAN else person.scans[number]
-        made = draw_acquisition(task.parameters, index, number, male=person.male)
+        made = draw_acquisition(task.parameters, index, number, male=person.male, biomarkers=planned.biomarkers)
         phantom = picture(task.parameters, person, planned, made)
-        volume = scan(phantom, made.anatomy, stream(task.parameters.seed, index, Stage.NOISE, number))
+        volume = scan(phantom, made, stream(task.parameters.seed, index, Stage.NOISE, number))
         written = write_series(task.archive, Series(task.parameters, person, number, planned.t0, made, volume))
         files += list(written.files)
         rows.append(
@@ -56,9 +56,20 @@ def make_images(task: ImageTask) -> ImageResult:
                 "verdict": "ok",
                 "manufacturer": made.manufacturer,
                 "kernel": made.kernel,
+                "sharp_kernel": made.sharp,
                 "contrast": made.contrast,
+                "contrast_phase": made.anatomy.contrast.phase,
+                "feet_first": made.feet_first,
+                "noise_hu": round(made.detector.noise_hu, 3),
+                "confound": task.parameters.scanner.confound or None,
                 "thickness_mm": made.thickness_mm,
-                "transfer_syntax": "implicit" if made.implicit else "explicit",
+                "transfer_syntax": made.syntax,
+                "encoder_missing": made.syntax != made.wanted_syntax,
+                "signed": made.stored.signed,
+                "bits_stored": made.stored.bits,
+                "rescale_intercept": made.stored.intercept,
+                "padded": made.stored.padded,
+                "character_set": made.character_set,
                 "instance_order": made.instance_order,
                 "num_effusion_voxels": phantom.num_effusion,
                 "num_consolidation_voxels": phantom.num_consolidation,

@@ -49,6 +49,16 @@ def score(biomarkers: Floats) -> Floats:
     return np.asarray(np.round((_transform(biomarkers) - mean) / sd, DECIMALS))
 
 
+def gaussian_of(biomarkers: Floats) -> Floats:
+    """Internal Gaussians, shape (8,), of biomarkers: the middle of the quantiles that share a value."""
+    reference = _reference()
+    columns = [reference[:, place] for place in range(NUM_VISIBLE)]
+    low = [np.searchsorted(column, value, "left") for column, value in zip(columns, biomarkers, strict=True)]
+    high = [np.searchsorted(column, value, "right") for column, value in zip(columns, biomarkers, strict=True)]
+    quantile = (np.array(low) + np.array(high)) / 2 / len(reference)
+    return np.asarray(np.round(ndtri(np.clip(quantile, 1e-6, 1 - 1e-6)), DECIMALS))
+
+
 def draw_gaussians(parameters: Parameters, rng: np.random.Generator, age_standard: Floats) -> Floats:
     """Draw internal Gaussians, shape (n, 8), for persons of standardised age `age_standard`."""
     factor = np.linalg.cholesky(correlation_matrix(parameters))
@@ -69,7 +79,13 @@ def _transform(biomarkers: Floats) -> Floats:
 
 
 @cache
-def _moments() -> tuple[Any, Any]:
+def _reference() -> Any:
+    """Biomarkers at 200,000 equal quantiles, ascending."""
     grid = ndtri((np.arange(200_000) + 0.5) / 200_000)
-    values = _transform(natural(np.repeat(grid[:, None], NUM_VISIBLE, axis=1)))
+    return natural(np.repeat(grid[:, None], NUM_VISIBLE, axis=1))
+
+
+@cache
+def _moments() -> tuple[Any, Any]:
+    values = _transform(_reference())
     return np.round(values.mean(axis=0), 9), np.round(values.std(axis=0), 9)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from datetime import date
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from presage_platform.errors import InputError, UsageError
 
 PRESETS = ("small", "demo", "defects")
 MIN_GRID = 32
+SCANNER_NAMES = ("siemens", "ge", "toshiba", "philips")
+CONFOUND = re.compile(rf"(?P<scanner>{'|'.join(SCANNER_NAMES)})=z(?P<latent>[1-8]):(?P<correlation>-?[01](\.\d+)?)")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Mode = Literal["fhir", "dicom", "omop"]
@@ -109,13 +112,32 @@ class Record(Section):
 
 
 class Image(Section):
-    """Scanner and field of view."""
+    """Contrast and field of view."""
 
     contrast: Share
-    noise_hu: tuple[float, float]
     field_mm: tuple[float, float]
     length_mm: tuple[float, float]
     compress: bool
+
+
+class Scanner(Section):
+    """What kernels and scanners add to a picture, and the shortcut that may be planted."""
+
+    soft_noise_hu: tuple[float, float]
+    sharp_noise_hu: tuple[float, float]
+    soft_blur_mm: float = Field(gt=0)
+    sharp_blur_mm: float = Field(gt=0)
+    soft_blur_pixels: float = Field(gt=0)
+    sharp_blur_pixels: float = Field(gt=0)
+    cup_hu: tuple[float, float]
+    ring_share: Share
+    confound: str
+
+    @field_validator("confound")
+    @classmethod
+    def _can_be_read(cls, text: str) -> str:
+        parse_confound(text)
+        return text
 
 
 class Labeling(Section):
@@ -188,6 +210,7 @@ class Parameters(Section):
     hazard: Hazard
     record: Record
     image: Image
+    scanner: Scanner
     labeling: Labeling
     defects: Defects
     death: Effect
@@ -209,6 +232,18 @@ class Parameters(Section):
         """Sha256 over the canonical JSON of all parameters."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_confound(text: str) -> tuple[str, int, float] | None:
+    """Read `siemens=z1:0.8` as scanner, place of the latent (from 0) and correlation; None where nothing is planted."""
+    if not text:
+        return None
+    found = CONFOUND.fullmatch(text.lower())
+    if found is None or abs(float(found["correlation"])) > 1:
+        raise ValueError(
+            f"a shortcut is not of the form siemens=z1:0.8 (scanner {', '.join(SCANNER_NAMES)}; z1 to z8; from -1 to 1)"
+        )
+    return found["scanner"], int(found["latent"]) - 1, float(found["correlation"])
 
 
 def correlation_matrix(parameters: Parameters) -> Any:

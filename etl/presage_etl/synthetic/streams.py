@@ -29,6 +29,8 @@ class Stage(IntEnum):
     ORACLE = 22
     CEILING = 23
     SITE = 24
+    STORAGE = 40
+    DETECTOR = 41
     REFILLS = 40
     LEAF_RECORDING = 41
 
