@@ -1,4 +1,7 @@
-"""How often each concept occurs: rows, persons, years and source tables, counted shard by shard."""
+"""How often each concept occurs: rows, persons, years and source tables, counted shard by shard.
+
+A shard is counted in one pass, by whoever has it in memory; what is sent on is as small as its number of concepts.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,48 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from presage_platform.labeling.first_occurrence import compiled
+
 if TYPE_CHECKING:
     from presage_platform.labeling.timeline import SortedShard
 
+ConceptPart = dict[str, NDArray[Any]]
+"""Counts of one shard: the columns of `_COUNT_COLUMNS`, one row a concept, ascending."""
+
+MULTIPLIER = 2_654_435_769  # Knuth's: 2^32 over the golden ratio
+
+
+def count_concepts(shard: SortedShard) -> ConceptPart:
+    """Count one shard."""
+    concepts = np.unique(shard.concept).astype(np.int64)
+    bits = max(int(2 * len(concepts)).bit_length(), 1)
+    place = np.full(1 << bits, -1, dtype=np.int64)
+    _place_concepts(concepts, place, bits)
+    tallies = np.zeros((3, len(concepts)), dtype=np.int64)
+    span = np.empty((2, len(concepts)), dtype=np.int64)
+    span[0], span[1] = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+    _count(shard.concept, shard.time, shard.flags, shard.offset, concepts, place, bits, tallies, span)
+    first, last = (year.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970 for year in span)
+    rows, persons, tables = tallies
+    return {
+        "concept": concepts,
+        "rows": rows,
+        "persons": persons,
+        "first_year": first,
+        "last_year": last,
+        "tables": tables,
+    }
+
 
 class ConceptCounter:
-    """Counts rows and persons of each concept, shard by shard."""
+    """Adds up the counts of shards."""
 
     def __init__(self) -> None:
-        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._parts: list[ConceptPart] = []
 
-    def add(self, shard: SortedShard) -> None:
-        """Count one shard."""
-        concepts, number = np.unique(shard.concept, return_inverse=True)
-        person = np.repeat(np.arange(len(shard.person_id), dtype=np.int64), np.diff(shard.offset))
-        pairs = np.unique(number.astype(np.int64) * max(len(shard.person_id), 1) + person)
-        year = shard.time.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
-        first, last = np.full(len(concepts), 9999), np.full(len(concepts), 0)
-        np.minimum.at(first, number, year)
-        np.maximum.at(last, number, year)
-        tables = np.zeros(len(concepts), dtype=np.uint8)
-        np.bitwise_or.at(tables, number, np.left_shift(1, shard.flags & 7).astype(np.uint8))
-        self._parts.append(
-            {
-                "concept": concepts.astype(np.int64),
-                "rows": np.bincount(number, minlength=len(concepts)),
-                "persons": np.bincount(pairs // max(len(shard.person_id), 1), minlength=len(concepts)),
-                "first_year": first,
-                "last_year": last,
-                "tables": tables,
-            }
-        )
+    def merge(self, part: ConceptPart) -> None:
+        """Take the counts of one shard (`count_concepts`)."""
+        self._parts.append(part)
 
     def table(self) -> pa.Table:
         """Return concept, rows, persons, first and last year, and the tables (bits) that fed each concept."""
@@ -63,3 +77,37 @@ _COUNT_COLUMNS: dict[str, tuple[np.ufunc, int]] = {
     "last_year": (np.maximum, 0),
     "tables": (np.bitwise_or, 0),
 }
+
+
+@compiled
+def _place_concepts(concepts: Any, place: Any, bits: Any) -> None:
+    """Fill an open-addressing table with the number of each concept."""
+    mask = (1 << bits) - 1
+    for number in range(len(concepts)):
+        at = (concepts[number] * MULTIPLIER >> 16) & mask
+        while place[at] >= 0:
+            at = (at + 1) & mask
+        place[at] = number
+
+
+@compiled
+def _count(
+    concept: Any, time: Any, flags: Any, offset: Any, concepts: Any, place: Any, bits: Any, tallies: Any, span: Any
+) -> None:
+    """Count rows, persons and tables of each concept, and the times of its first and last event."""
+    mask = (1 << bits) - 1
+    counted_for = np.full(len(concepts), -1)
+    for person in range(len(offset) - 1):
+        for event in range(offset[person], offset[person + 1]):
+            wanted = np.int64(concept[event])
+            at = (wanted * MULTIPLIER >> 16) & mask
+            while concepts[place[at]] != wanted:
+                at = (at + 1) & mask
+            number = place[at]
+            tallies[0, number] += 1
+            if counted_for[number] != person:
+                counted_for[number] = person
+                tallies[1, number] += 1
+            tallies[2, number] |= 1 << (flags[event] & 7)
+            span[0, number] = min(span[0, number], time[event])
+            span[1, number] = max(span[1, number], time[event])

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from presage_platform.errors import DiskFullError, InputError, IntegrityError
-from presage_platform.labeling.concept_counts import ConceptCounter
+from presage_platform.labeling.concept_counts import ConceptCounter, ConceptPart, count_concepts
 from presage_platform.labeling.event import SECONDS_PER_DAY
 from presage_platform.labeling.facts import Histories, Intervals
 from presage_platform.labeling.first_occurrence import DATE_ONLY, ShardEvents
@@ -113,9 +113,42 @@ def write_shard(path: Path, shard: SortedShard) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StagedShard:
+    """A shard that is on disk already, and what a snapshot has to know of it: small, so that workers can send it."""
+
+    path: Path
+    sha256: str
+    num_persons: int
+    num_events: int
+    concepts: ConceptPart
+    num_posthumous: int
+
+
+def stage_shard(path: Path, shard: SortedShard, deaths: pa.Table) -> StagedShard:
+    """Write a shard and describe it: the part of a snapshot that any worker may do.
+
+    Parameters
+    ----------
+    path
+        Within the folder of the snapshots, so that it can be moved into one.
+    deaths
+        person_id, death_s of (at least) the shard's persons, ascending.
+    """
+    write_shard(path, shard)
+    return StagedShard(
+        path=path,
+        sha256=shard.sha256,
+        num_persons=len(shard.person_id),
+        num_events=len(shard.time),
+        concepts=count_concepts(shard),
+        num_posthumous=count_posthumous(shard, _array(deaths, "person_id"), _array(deaths, "death_s")),
+    )
+
+
 def write_snapshot(
     timeline_dir: Path,
-    shards: Iterable[SortedShard],
+    shards: Iterable[SortedShard | StagedShard],
     side_tables: Mapping[str, pa.Table],
     *,
     settings: Mapping[str, Any],
@@ -127,7 +160,7 @@ def write_snapshot(
     Parameters
     ----------
     shards
-        In shard order; taken one at a time.
+        In shard order; taken one at a time. One that a worker staged within `timeline_dir` is moved, not read again.
     side_tables
         The tables named in `SIDE_TABLES`.
     settings
@@ -143,11 +176,14 @@ def write_snapshot(
         counter, sha256, entries, posthumous = ConceptCounter(), [], [], 0
         deaths = side_tables["death"]
         for number, shard in enumerate(shards):
-            write_shard(partial / f"shard-{number:05d}.parquet", shard)
-            counter.add(shard)
-            sha256.append(shard.sha256)
-            entries.append({"num_persons": len(shard.person_id), "num_events": len(shard.time)})
-            posthumous += count_posthumous(shard, _array(deaths, "person_id"), _array(deaths, "death_s"))
+            path = partial / f"shard-{number:05d}.parquet"
+            staged = stage_shard(path, shard, deaths) if isinstance(shard, SortedShard) else shard
+            if staged.path != path:
+                staged.path.rename(path)
+            counter.merge(staged.concepts)
+            sha256.append(staged.sha256)
+            entries.append({"num_persons": staged.num_persons, "num_events": staged.num_events})
+            posthumous += staged.num_posthumous
         tables = {**side_tables, "concept_counts": counter.table()}
         for name, table in tables.items():
             pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
