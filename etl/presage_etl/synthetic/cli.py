@@ -10,7 +10,10 @@ import typer
 
 from presage_platform.options import Json, Workers, Workspace
 
-PRESET_HELP = "small (60 persons, seconds), demo (2,000 persons) or defects (40 persons, every planted defect once)."
+PRESET_HELP = (
+    "small (60 persons, seconds), demo (2,000 persons), defects (40 persons, every planted defect once), "
+    "planted (a workspace: 4,000 persons, volumes and timeline) or paper (timeline of 19,402 persons)."
+)
 
 
 def synth(
@@ -22,8 +25,28 @@ def synth(
     modes: Annotated[
         str | None, typer.Option(help="What is written: fhir, dicom, omop, with commas between (default: fhir,dicom).")
     ] = None,
+    scans_per_patient: Annotated[float | None, typer.Option(help="Mean number of scans of a scanned person.")] = None,
+    visible_leaves: Annotated[
+        int | None, typer.Option(min=0, help="Further conditions that carry imaging signal.")
+    ] = None,
     defect_rate: Annotated[
         float | None, typer.Option(help="Share of persons and of studies with one planted defect (default 0).")
+    ] = None,
+    timeline_only: Annotated[
+        bool, typer.Option("--timeline-only", help="Write the timeline store alone, for benchmarks of labeling.")
+    ] = False,
+    events_per_patient: Annotated[
+        int | None, typer.Option(min=0, help="With a timeline: mean events beside the planted ones (11,600).")
+    ] = None,
+    concepts: Annotated[int | None, typer.Option(min=0, help="With a timeline: concepts among those (30,000).")] = None,
+    zipf: Annotated[float | None, typer.Option(help="With a timeline: exponent of their frequency by rank.")] = None,
+    volumes_only: Annotated[
+        bool, typer.Option("--volumes-only", help="Write the volume store alone, for benchmarks of training.")
+    ] = False,
+    studies: Annotated[int | None, typer.Option(min=1, help="With --volumes-only: how many volumes.")] = None,
+    distinct: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --volumes-only: paint so many, derive the rest (never for accuracy)."),
     ] = None,
     oracle: Annotated[Path | None, typer.Option(help="Hospital whose oracles become predictions in --out.")] = None,
     workers: Workers = None,
@@ -43,14 +66,31 @@ def synth(
         typer.echo(json.dumps(counts) if as_json else line)
         return
     from presage_etl.synthetic.parameters import parse_grid, read_parameters
-    from presage_etl.synthetic.synth import make_hospital
+    from presage_etl.synthetic.scale.options import maker_of, scale_overrides, visible_leaves_override
 
+    changes = scale_overrides(
+        timeline_only=timeline_only,
+        volumes_only=volumes_only,
+        events_per_person=events_per_patient,
+        concepts=concepts,
+        zipf=zipf,
+        studies=studies,
+        distinct=distinct,
+        scans_per_person=scans_per_patient,
+    )
+    changes |= visible_leaves_override(preset, visible_leaves)
     rates = None if defect_rate is None else {"fhir_rate": defect_rate, "dicom_rate": defect_rate}
     wanted = None if modes is None else modes.split(",")
     parameters = read_parameters(
-        preset, patients=patients, seed=seed, grid=parse_grid(grid), modes=wanted, defects=rates
+        preset,
+        patients=patients,
+        seed=seed,
+        grid=parse_grid(grid),
+        modes=wanted,
+        defects=rates,
+        **changes,
     )
-    report = make_hospital(out, parameters, workers=workers)
+    report = maker_of(parameters)(out, parameters, workers=workers)
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "made": report.made, "counts": report.counts}))
     else:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from presage_platform.errors import InputError, UsageError
 
-PRESETS = ("small", "demo", "defects")
+PRESETS = ("small", "demo", "planted", "paper", "defects")
 MIN_GRID = 32
 SCANNER_NAMES = ("siemens", "ge", "toshiba", "philips")
 CONFOUND = re.compile(rf"(?P<scanner>{'|'.join(SCANNER_NAMES)})=z(?P<latent>[1-8]):(?P<correlation>-?[01](\.\d+)?)")
@@ -22,6 +22,8 @@ CONFOUND = re.compile(rf"(?P<scanner>{'|'.join(SCANNER_NAMES)})=z(?P<latent>[1-8
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Mode = Literal["fhir", "dicom", "omop"]
 Kind = Literal["visible", "mixed", "clinical", "null"]
+Output = Literal["hospital", "timeline", "volumes", "workspace"]
+"""A hospital's exports; a timeline store; a volume store; both stores, so that training can begin."""
 
 
 class Section(BaseModel):
@@ -156,6 +158,23 @@ class Defects(Section):
     dicom_all: bool
 
 
+class Timeline(Section):
+    """A record written straight to the timeline store: what surrounds the planted events, and how they are coded."""
+
+    events_per_person: int = Field(ge=0)
+    concepts: int = Field(ge=0, le=1_000_000)
+    zipf: float = Field(gt=0)
+    date_only: Share
+    sample: int = Field(ge=0)
+
+
+class Volumes(Section):
+    """Volumes written straight to their store: how many are painted; the others are derived from these."""
+
+    studies: int = Field(ge=0)
+    distinct: int = Field(ge=0)
+
+
 class Effect(Section):
     """Coefficients of an event that is no condition."""
 
@@ -197,6 +216,7 @@ class Parameters(Section):
     """Everything that decides what is generated; the same parameters give the same bytes."""
 
     version: str
+    output: Output
     seed: int = Field(ge=0)
     patients: int = Field(ge=1)
     grid: tuple[int, int, int]
@@ -213,6 +233,8 @@ class Parameters(Section):
     scanner: Scanner
     labeling: Labeling
     defects: Defects
+    timeline: Timeline
+    volumes: Volumes
     death: Effect
     admission: Effect
     condition: tuple[Condition, ...]

@@ -84,7 +84,7 @@ def make_shard(task: ShardTask) -> ShardResult:
         result.expected.update(chart.counts())
         result.expected["observation_period"] += bool(chart.days)
         result.locations.add(person.state)
-        _truth_of_person(result, parameters, model, history, chart)
+        truth_of_person(result, parameters, model, history, chart)
     if "fhir" in parameters.modes:
         result.counts = write_shard(task.folder, parameters, task.shard, charts)
     if "omop" in parameters.modes:
@@ -141,10 +141,11 @@ def scan_rows(person: Person, scan: Scan, seed: int, *, known: bool, in_ehr: boo
     return {"scans": [row], "links": [link], "joins": [join]}
 
 
-def _truth_of_person(result: ShardResult, parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
+def truth_of_person(result: ShardResult, parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
+    """Add the rows of truth of one person to a shard's; of the chart only days and known studies are read."""
     person = history.person
     tables = result.tables
-    _append(tables, "persons", _person_row(person))
+    _append(tables, "persons", person_row(person))
     _append(
         tables, "join_persons", {"person": person.key, "patient": f"Patient/{person.key}", "patient_id": person.mrn}
     )
@@ -186,7 +187,8 @@ def _truth_of_person(result: ShardResult, parameters: Parameters, model: Model, 
         result.concept_labels.append(_label_table(key, concept_labels(model, history, window)))
 
 
-def _person_row(person: Person) -> dict[str, Any]:
+def person_row(person: Person) -> dict[str, Any]:
+    """Row of truth/persons."""
     row: dict[str, Any] = {
         "person": person.key,
         "male": person.male,

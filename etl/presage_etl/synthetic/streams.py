@@ -33,6 +33,10 @@ class Stage(IntEnum):
     DETECTOR = 41
     REFILLS = 40
     LEAF_RECORDING = 41
+    TIMELINE = 60
+    ONTOLOGY = 61
+    SAMPLE = 62
+    DERIVED = 63
 
 
 def stream(seed: int, index: int, stage: Stage, *within: int) -> np.random.Generator:

@@ -85,7 +85,7 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
     """
     check_condition_parents(parameters)
     digest = parameters.digest()
-    done = _present(folder, digest)
+    done = present(folder, digest)
     if done is not None:
         return SynthReport(folder, False, done)
     _prepare(folder, digest, parameters)
@@ -115,7 +115,7 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
     return SynthReport(folder, True, counts)
 
 
-def _present(folder: Path, digest: str) -> dict[str, int] | None:
+def present(folder: Path, digest: str) -> dict[str, int] | None:
     """Counts of the hospital that the folder holds already; None when it may be made there."""
     summary = folder / SUMMARY
     if summary.is_file():

@@ -19,6 +19,7 @@ from presage_platform.labeling.timeline import (
     count_posthumous,
     shard_of_person,
     sort_shard,
+    stage_shard,
     write_snapshot,
 )
 from tests.lib.timelines import at, day_end
@@ -115,6 +116,27 @@ def test_l14_the_id_depends_on_content_and_settings_only(tmp_path: Path) -> None
     assert snapshot(tmp_path / "a", (1, 10, 3, 0), (2, 20, 4, 0)).snapshot_id != first.snapshot_id
     assert snapshot(tmp_path / "a", *rows, version="v2").snapshot_id != first.snapshot_id
     assert snapshot(tmp_path / "a", *rows, source_concepts="all").snapshot_id != first.snapshot_id
+
+
+def test_l14_a_shard_that_a_worker_staged_gives_the_same_snapshot(tmp_path: Path) -> None:
+    rows = [(1, 10, 900, 0), (1, at("2020-06-01"), 500, 3), (2, 20, 500, 8), (2, 30, 900, 1)]
+    direct = snapshot(tmp_path / "direct", *rows)
+    folder = tmp_path / "staged"
+    folder.mkdir()
+    staged = stage_shard(folder / "waiting.parquet", sort_shard(events(*rows)), direct.table("death"))
+    sides = {name: direct.table(name) for name in ("person", "observation_period", "visit", "death")}
+    made = write_snapshot(
+        folder,
+        iter([staged]),
+        sides,
+        settings={"data_cut_s": CUT},
+        vocabulary_version="v1",
+        counts=lambda: {"dropped": 3},
+    )
+    assert made.manifest == direct.manifest and made.manifest["counts"]["events_long_after_death"] == 1
+    assert made.table("concept_counts").equals(direct.table("concept_counts"))
+    assert (made.path / "shard-00000.parquet").read_bytes() == (direct.path / "shard-00000.parquet").read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == [made.snapshot_id]
 
 
 def test_l15_an_equal_extraction_is_the_same_snapshot(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_s55_bad_parameters_are_one_line(overrides: dict[str, object], words: st
 
 
 def test_s55_an_unknown_preset_and_a_bad_grid_are_usage_errors() -> None:
-    with pytest.raises(UsageError, match="expected one of demo, small"):
+    with pytest.raises(UsageError, match="expected one of defects, demo, paper, planted, small"):
         read_parameters("huge")
     with pytest.raises(UsageError, match="64x64x32"):
         parse_grid("64x64")
