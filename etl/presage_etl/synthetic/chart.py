@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -267,6 +267,14 @@ def _scans(parameters: Parameters, history: History, chart: Chart, num_slices: i
         chart.add(imaging_orders.diagnostic_report(person, scan, visit, scan.t0 + 90 * MINUTE_S, zone))
 
 
-def knows_study(chart: Chart, scan: int) -> bool:
+class Charted(Protocol):
+    """As much of a chart as truth reads: whose it is, its days, and the studies that it knows."""
+
+    person: Person
+    days: list[int]
+    resources: dict[str, list[Json]]
+
+
+def knows_study(chart: Charted, scan: int) -> bool:
     """Whether the EHR holds the ImagingStudy of a scan."""
     return any(study["id"] == f"{chart.person.key}-study{scan}" for study in chart.resources.get("ImagingStudy", []))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from presage_etl.synthetic.chart import Chart, build_chart, knows_study
+from presage_etl.synthetic.chart import Chart, Charted, build_chart, knows_study
 from presage_etl.synthetic.clock import YEAR_S, day_of, utc_day
 from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, simulate
@@ -141,8 +141,10 @@ def scan_rows(person: Person, scan: Scan, seed: int, *, known: bool, in_ehr: boo
     return {"scans": [row], "links": [link], "joins": [join]}
 
 
-def truth_of_person(result: ShardResult, parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
-    """Add the rows of truth of one person to a shard's; of the chart only days and known studies are read."""
+def truth_of_person(
+    result: ShardResult, parameters: Parameters, model: Model, history: History, chart: Charted
+) -> None:
+    """Add the rows of truth of one person to a shard's."""
     person = history.person
     tables = result.tables
     _append(tables, "persons", person_row(person))

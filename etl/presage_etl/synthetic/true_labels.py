@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from presage_etl.synthetic.chart import Chart
 from presage_etl.synthetic.clock import DAY_S, wall
 from presage_etl.synthetic.events import NEVER, History, label_time
 from presage_etl.synthetic.hazards import Model
@@ -49,7 +49,13 @@ class Window:
     guard_end: int
 
 
-def observe(history: History, chart: Chart, scan: Scan, cut: date) -> Window:
+class Dated(Protocol):
+    """A record as far as labels need it: the days, since 1970, on which something is dated."""
+
+    days: list[int]
+
+
+def observe(history: History, chart: Dated, scan: Scan, cut: date) -> Window:
     """Return what the record says around one study."""
     death = None
     if history.death != NEVER:

@@ -6,7 +6,7 @@ written and the small tables are gathered; nothing grows with the size of the co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from presage_etl.synthetic.chart import Chart
 from presage_etl.synthetic.clock import DAY_S, wall
 from presage_etl.synthetic.events import NEVER, History, label_time, simulate
 from presage_etl.synthetic.hazards import Model
@@ -67,6 +66,15 @@ class LivesTask:
     full: bool
 
 
+@dataclass
+class RecordDays:
+    """What truth reads of a chart; FHIR is not written here, so no image study is known to an EHR."""
+
+    person: Person
+    days: list[int]
+    resources: dict[str, list[Any]] = field(default_factory=dict)
+
+
 def part_file(staging: Path, shard: int, part: int, table: str) -> Path:
     """Where a table of one part waits."""
     return staging / f"{table}-{shard:05d}-{part:04d}.parquet"
@@ -84,7 +92,7 @@ def make_lives(task: LivesTask) -> tuple[int, int]:
         days = record_days(history)
         _append_rows(rows, task.parameters, task.model, history, days)
         if task.full:
-            truth_of_person(result, task.parameters, task.model, history, Chart(person, days=days))
+            truth_of_person(result, task.parameters, task.model, history, RecordDays(person, days))
         else:
             _short_truth(result, task.parameters, history)
     for name, schema in SCHEMAS.items():

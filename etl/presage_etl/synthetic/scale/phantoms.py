@@ -18,7 +18,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from presage_etl.synthetic import truth
-from presage_etl.synthetic.chart import Chart
 from presage_etl.synthetic.events import simulate
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.identifiers import series_uid, study_uid
@@ -27,12 +26,13 @@ from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
 from presage_etl.synthetic.phantom import Grid, scan
 from presage_etl.synthetic.scale import folder as folders
-from presage_etl.synthetic.scale.lives import record_days
+from presage_etl.synthetic.scale.lives import RecordDays, record_days
 from presage_etl.synthetic.scanner import Acquisition, draw_acquisition
 from presage_etl.synthetic.shards import Rows, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
 from presage_etl.synthetic.synth import SynthReport, present
 from presage_etl.synthetic.true_labels import headline_labels, observe
+from presage_etl.synthetic.truth_readme import write_readme
 from presage_platform.parallel import map_partitions
 from presage_platform.progress import Progress
 from presage_platform.volumes.recipe import VolumeRecipe
@@ -113,7 +113,7 @@ def make_volumes(folder: Path, parameters: Parameters, *, workers: int | None = 
     rows, labels = _write(folder, parameters, build_model(parameters), wanted, workers)
     truth.write_table(folder / "truth", "volumes", rows)
     truth.write_table(folder / "truth", "volume_labels", labels)
-    truth.write_readme(folder / "truth")
+    write_readme(folder / "truth")
     settings = SETTINGS.format(distinct=distinct, derived=number - distinct)
     (folder / "platform.toml").write_text(settings, encoding="utf-8")
     counts = {"volumes": number, "painted": distinct, "derived": number - distinct}
@@ -270,7 +270,7 @@ def _labels(task: VolumesTask, study_id: int, person: Person) -> Rows:
     planned = next((scan for scan in person.scans if scan.number in history.scan_visits), None)
     if planned is None:
         return []
-    window = observe(history, Chart(person, days=record_days(history)), planned, task.parameters.calendar.cut)
+    window = observe(history, RecordDays(person, record_days(history)), planned, task.parameters.calendar.cut)
     return [
         {"study_id": study_id, "task": label.task, "state": label.state, "time_s": label.time_s}
         for label in headline_labels(task.parameters, task.model, history, window)

@@ -14,6 +14,7 @@ from presage_etl.synthetic.identifiers import study_key
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.scale.first_occurrences import SCHEMA as SAMPLE_SCHEMA
 from presage_etl.synthetic.scale.lives import part_file
+from presage_etl.synthetic.truth_readme import write_readme
 
 # Tables that parts may stage, and what orders their rows.
 KEYS = {
@@ -53,7 +54,7 @@ def write_truth(
     sample = pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *samples])
     order = [("study_id", "ascending"), ("concept_id", "ascending")]
     truth.write_table(folder, "first_occurrence_sample", sample.sort_by(order))
-    truth.write_readme(folder)
+    write_readme(folder)
 
 
 def write_full_truth(folder: Path, parameters: Parameters, model: Model, workers: int | None) -> None:
