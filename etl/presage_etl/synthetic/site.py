@@ -65,5 +65,10 @@ def site_toml(parameters: Parameters) -> str:
         accession_issuer=ACCESSION_ISSUER,
         accession_system=ACCESSION_SYSTEM,
         k=parameters.labeling.k,
-        min_events=max(FEWEST_EVENTS, min(parameters.labeling.min_events, parameters.patients // PERSONS_AN_EVENT)),
+        min_events=min_events(parameters),
     )
+
+
+def min_events(parameters: Parameters) -> int:
+    """Events that a task needs in a hospital of this size."""
+    return max(FEWEST_EVENTS, min(parameters.labeling.min_events, parameters.patients // PERSONS_AN_EVENT))

@@ -28,6 +28,7 @@ from presage_etl.synthetic.scale.ontology import build_ontology, write_ontology
 from presage_etl.synthetic.scale.phantoms import write_study_volumes
 from presage_etl.synthetic.scale.snapshot import StagedShard
 from presage_etl.synthetic.scale.truth_tables import write_full_truth, write_truth
+from presage_etl.synthetic.site import min_events
 from presage_etl.synthetic.streams import Stage, stream
 from presage_etl.synthetic.synth import SynthReport, present
 from presage_platform.logs import get_logger
@@ -132,7 +133,7 @@ def make_cohort(folder: Path, parameters: Parameters, *, workers: int | None = N
         counts["volumes"] = studies.num_rows
     pq.write_table(studies.drop_columns(["number"]), folder / "index.parquet", compression="zstd", store_schema=False)
     write_concept_tasks(folder / "tasks", parameters, model, ontology)
-    settings = SETTINGS.format(snapshot=snapshot_id, k=parameters.labeling.k, min_events=parameters.labeling.min_events)
+    settings = SETTINGS.format(snapshot=snapshot_id, k=parameters.labeling.k, min_events=min_events(parameters))
     (folder / "platform.toml").write_text(settings, encoding="utf-8")
     folders.finish(folder, parameters, counts, {"snapshot_id": snapshot_id})
     log.info("synthetic cohort made", extra={"fields": dict(counts)})

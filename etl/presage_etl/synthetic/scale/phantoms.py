@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from presage_etl.synthetic import truth
 from presage_etl.synthetic.events import simulate
+from presage_etl.synthetic.grid import Grid
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.identifiers import series_uid, study_uid
 from presage_etl.synthetic.images import picture
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
-from presage_etl.synthetic.phantom import Grid, scan
 from presage_etl.synthetic.scale import folder as folders
 from presage_etl.synthetic.scale.lives import RecordDays, record_days
-from presage_etl.synthetic.scanner import Acquisition, draw_acquisition
+from presage_etl.synthetic.scanner import Acquisition, draw_acquisition, scan
 from presage_etl.synthetic.shards import Rows, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
 from presage_etl.synthetic.synth import SynthReport, present
@@ -126,14 +126,15 @@ def make_batch(task: VolumesTask) -> tuple[Rows, Rows]:
     rows: Rows = []
     labels: Rows = []
     for study, derived in task.studies:
-        person, planned, made, array = _paint(task.parameters, study)
+        person, planned, made, painted = _paint(task.parameters, study)
+        array, affine = to_ras(painted, made.grid)
         about = _about(study, person, planned, made)
-        rows.append(_stage(task, study.study_id, about, array, made.grid))
+        rows.append(_stage(task, study.study_id, about, array, affine))
         own = _labels(task, study.study_id, person) if task.model is not None else []
         labels += own
         for number in derived:
             changed, text = derive(array, stream(task.parameters.seed, number, Stage.DERIVED), _noise(task.parameters))
-            rows.append(_stage(task, number, about | {"derived": True, "transform": text}, changed, made.grid))
+            rows.append(_stage(task, number, about | {"derived": True, "transform": text}, changed, affine))
             labels += [row | {"study_id": number} for row in own]
     return rows, labels
 
@@ -206,22 +207,23 @@ def _ordered(rows: Rows) -> Rows:
 
 
 def _paint(parameters: Parameters, study: Study) -> tuple[Person, Scan, Acquisition, Int16]:
-    """Paint and scan one study; axes z, y, x from inferior, posterior and left on, as the store keeps them."""
+    """Paint and scan one study, in the grid's own axes."""
     person = draw_person(parameters, study.person)
     planned = person.scans[study.scan] if person.scans else orphan_scan(person)
-    made = draw_acquisition(parameters, study.person, study.scan, male=person.male)
+    made = draw_acquisition(parameters, study.person, study.scan, male=person.male, biomarkers=planned.biomarkers)
     phantom = picture(parameters, person, planned, made)
-    array = scan(phantom, made.anatomy, stream(parameters.seed, study.person, Stage.NOISE, study.scan))
-    return person, planned, made, np.ascontiguousarray(array[:, ::-1, ::-1])
+    return person, planned, made, scan(phantom, made, stream(parameters.seed, study.person, Stage.NOISE, study.scan))
 
 
-def affine_ras(grid: Grid) -> NDArray[np.float64]:
-    """Affine of a volume whose x and y axes were turned from LPS to RAS."""
-    affine = np.diag([*grid.spacing, 1.0])
-    for axis in (0, 1):
-        affine[axis, 3] = -(grid.origin[axis] + (grid.size[axis] - 1) * grid.spacing[axis])
-    affine[2, 3] = grid.origin[2]
-    return np.asarray(np.round(affine, 6), dtype=np.float64)
+def to_ras(array: Int16, grid: Grid) -> tuple[Int16, NDArray[np.float64]]:
+    """Turn the axes of a volume to the right, front and head, as the store keeps them; return its affine too."""
+    affine = np.array(grid.affine_ras()).reshape(4, 4)
+    for axis in range(3):
+        if affine[axis, axis] < 0:
+            array = np.flip(array, axis=2 - axis)
+            affine[:3, 3] += affine[:3, axis] * (grid.size[axis] - 1)
+            affine[:3, axis] *= -1.0
+    return np.ascontiguousarray(array), np.asarray(np.round(affine, 6) + 0.0, dtype=np.float64)
 
 
 def _about(study: Study, person: Person, planned: Scan, made: Acquisition) -> dict[str, Any]:
@@ -240,7 +242,9 @@ def _about(study: Study, person: Person, planned: Scan, made: Acquisition) -> di
     return row | {f"natural{place + 1}": float(value) for place, value in enumerate(planned.biomarkers)}
 
 
-def _stage(task: VolumesTask, study_id: int, about: dict[str, Any], array: Int16, grid: Grid) -> dict[str, Any]:
+def _stage(
+    task: VolumesTask, study_id: int, about: dict[str, Any], array: Int16, affine: NDArray[np.float64]
+) -> dict[str, Any]:
     """Write one volume into the store's staging folder; return its row of truth."""
     seed = task.parameters.seed
     uid = study_uid(seed, int(about["person"][1:]), about["scan"])
@@ -252,7 +256,7 @@ def _stage(task: VolumesTask, study_id: int, about: dict[str, Any], array: Int16
         volume_id=make_volume_id(task.recipe.recipe_hash, [(origin.sop_uid, 0, header, digest)]),
         study_id=study_id,
         array=array,
-        affine_ras=affine_ras(grid),
+        affine_ras=affine,
         series_key=f"synthetic:{study_id}",
         study_uid=uid,
         series_uid=series_uid(uid),
