@@ -30,7 +30,6 @@ from presage_etl.fhir.reference import reference_key
 from presage_etl.fhir.stage import Batch
 from presage_etl.policies import Policies
 from presage_platform.ledger.identity import keyed_hash
-from presage_platform.ledger.tables import TABLE_NUMBERS
 from presage_platform.postgres.bulk import copy_in
 from presage_platform.postgres.failures import translate_errors
 
@@ -220,19 +219,6 @@ class _Worker:
             values = (resource.stage_no, ordinal, identifier.system, value, identifier.start, identifier.end)
             self.batch.append("stage_identifier", values)
         self._count(resource, outcome.notes)
-        for note in outcome.notes:
-            if note.kind == "text-cut":
-                self._keep_whole(resource, note, outcome.rows)
-
-    def _keep_whole(self, resource: Resource, note: Note, rows: list[Row]) -> None:
-        """Keep a text that was cut whole, beside each row that holds its beginning (E37, E74)."""
-        table, _, column = note.element.partition(".")
-        whole = (note.code or "").replace("\0", "")
-        for row in rows:
-            kept = row.values.get(column) if row.table == table else None
-            if kept and whole.startswith(kept):
-                values = (resource.stage_no, TABLE_NUMBERS[table], row.slot, column, whole)
-                self.batch.append("stage_long_value", values)
 
     def _end(self, resource: Resource, outcome: Outcome) -> None:
         if isinstance(outcome, Excluded):
@@ -338,12 +324,17 @@ class _Worker:
         marker = connection.execute("SELECT 1 FROM run_marker WHERE run_no = %(run_no)s FOR SHARE", run).fetchone()
         if marker is None:
             return  # the run was given up while this worker was still at it: leave nothing behind
+        tables, unfit = self.batch.tables()
+        for text in unfit:
+            kind = resources[text.stage_no & ((1 << STAGE_BITS) - 1)].resource_type or ""
+            word = "text-cut" if text.change.is_cut else "nul-removed"
+            self.notes[(kind, word, f"{text.table}.{text.column}", "")] += 1
         try:
             connection.execute((SQL / "finish_chunk.sql").read_text(), {**run, **self._counts(resources)})
         except psycopg.errors.UniqueViolation:
             connection.rollback()  # a worker of the interrupted run finished it after all
             return
-        for stage, rows in self.batch.tables():
+        for stage, rows in tables.items():
             copy_in(connection, stage, rows, schema=schema)
         self.watch.lap("stage")
         connection.execute(

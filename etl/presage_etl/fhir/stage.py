@@ -6,7 +6,7 @@ references to other rows hold the key of the resource that is meant. They live f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import pyarrow as pa
 from psycopg import sql
 from sqlalchemy import BigInteger, Column, Date, DateTime, Double, Integer, String, Table, Text
 
+from presage_etl.fhir.fit import Change, fit
 from presage_etl.fhir.outcome import Row
 from presage_platform.ledger.tables import TABLE_NUMBERS
 from presage_platform.omop.imaging import image_occurrence
@@ -53,6 +54,19 @@ class StageColumn:
     kind: Kind
     arrow: pa.DataType
     sql_type: str
+    width: int | None = None
+    """Characters that the CDM column takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A text of one row that had to change to fit its column."""
+
+    stage_no: int
+    table: str
+    slot: str
+    column: str
+    change: Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +207,8 @@ def _stage_column(column: Column[Any]) -> StageColumn:
     if isinstance(column.type, BigInteger):
         return StageColumn(column.name, "reference", pa.string(), "text")
     arrow, sql_type = _arrow_and_sql(column)
-    return StageColumn(column.name, "value", arrow, sql_type)
+    width = column.type.length if isinstance(column.type, String) else None
+    return StageColumn(column.name, "value", arrow, sql_type, width)
 
 
 @cache
@@ -261,19 +276,31 @@ class Batch:
         extras = (stage_no, row.slot, row.rule, row.required_date, row.after_birth, row.date_source, row.imputed)
         rows.append((extras, row.values))
 
-    def tables(self) -> Iterator[tuple[str, pa.Table]]:
-        """Yield each stage table's name and its rows; columns that no row fills are left out."""
-        for stage, rows in self._special.items():
-            columns = stage_columns(stage)
-            arrays = [
-                pa.array(values, type=c.arrow) for c, values in zip(columns, zip(*rows, strict=True), strict=True)
-            ]
-            yield stage, pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+    def tables(self) -> tuple[dict[str, pa.Table], list[Unfit]]:
+        """Return the rows of each stage table, and the texts that had to change to fit.
+
+        Columns that no row fills are left out; what is cut goes whole to `stage_long_value`.
+        """
+        tables: dict[str, pa.Table] = {}
+        unfit: list[Unfit] = []
         for name, made in self._rows.items():
-            yield row_table(name).stage, _row_table(row_table(name), made)
+            tables[row_table(name).stage], found = _row_table(row_table(name), made)
+            unfit += found
+        for text in unfit:
+            if text.change.is_cut:
+                number = TABLE_NUMBERS[text.table]
+                self.append("stage_long_value", (text.stage_no, number, text.slot, text.column, text.change.whole))
+        return {stage: _special_table(stage, rows) for stage, rows in self._special.items()} | tables, unfit
 
 
-def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> pa.Table:
+def _special_table(stage: str, rows: list[tuple[Any, ...]]) -> pa.Table:
+    columns = stage_columns(stage)
+    arrays = [pa.array(values, type=c.arrow) for c, values in zip(columns, zip(*rows, strict=True), strict=True)]
+    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+
+
+def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> tuple[pa.Table, list[Unfit]]:
+    unfit: list[Unfit] = []
     extras = zip(*(extra for extra, _ in rows), strict=True)
     arrays = {
         column.name: pa.array(values, type=column.arrow) for column, values in zip(_ROW_EXTRAS, extras, strict=True)
@@ -283,5 +310,11 @@ def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, A
     for column in table.columns:
         if column.name in filled:
             name = column.name
-            arrays[name] = pa.array([value.get(name) for value in values], type=column.arrow)
-    return pa.table(arrays)
+            array = pa.array([value.get(name) for value in values], type=column.arrow)
+            if column.kind == "value" and array.type == pa.string():
+                array, changes = fit(array, column.width)
+                for change in changes:
+                    stage_no, slot = rows[change.place][0][:2]
+                    unfit.append(Unfit(stage_no, table.name, slot, name, change))
+            arrays[name] = array
+    return pa.table(arrays), unfit

@@ -23,6 +23,7 @@ from presage_etl.synthetic.omop_derived import derived_rows, ingredients
 from presage_etl.synthetic.omop_files import Tables, keyed_tables
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
+from presage_etl.synthetic.planted_fhir import plant, write_files
 from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
 from presage_etl.synthetic.vocabulary import build_vocabulary
 
@@ -85,10 +86,14 @@ def make_shard(task: ShardTask) -> ShardResult:
         result.expected["observation_period"] += bool(chart.days)
         result.locations.add(person.state)
         truth_of_person(result, parameters, model, history, chart)
+    parts = ingredients(vocabulary)
+    planted = plant(parameters, codes, parts, task.shard, range(task.first, task.last))
+    result.expected.update(planted.counts())
+    result.tables["planted_fhir"] = planted.truth
     if "fhir" in parameters.modes:
-        result.counts = write_shard(task.folder, parameters, task.shard, charts)
+        result.counts = write_shard(task.folder, parameters, task.shard, charts) | write_files(task.folder, planted)
     if "omop" in parameters.modes:
-        result.cdm = keyed_tables(cdm_rows(charts, ingredients(vocabulary)))
+        result.cdm = keyed_tables([*cdm_rows(charts, parts), *planted.rows])
     return result
 
 

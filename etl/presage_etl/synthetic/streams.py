@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 
 
+@unique
 class Stage(IntEnum):
     """Fixed numbers: a new stage takes a new number and never changes another's draws."""
 
@@ -29,10 +30,11 @@ class Stage(IntEnum):
     ORACLE = 22
     CEILING = 23
     SITE = 24
-    STORAGE = 40
-    DETECTOR = 41
+    PLANTED_FHIR = 38
     REFILLS = 40
     LEAF_RECORDING = 41
+    STORAGE = 42
+    DETECTOR = 43
     TIMELINE = 60
     ONTOLOGY = 61
     SAMPLE = 62

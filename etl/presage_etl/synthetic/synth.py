@@ -25,6 +25,7 @@ from presage_etl.synthetic.omop_files import keyed_tables, write_omop
 from presage_etl.synthetic.omop_site import site_rows, source_row
 from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.persons import draw_person
+from presage_etl.synthetic.planted_fhir import SCHEMA, outcomes
 from presage_etl.synthetic.shards import (
     LABELS,
     Rows,
@@ -225,10 +226,14 @@ def _write_truth(
     ]
     tables["coefficients"] = truth.coefficient_rows(model)
     locations = set().union(*(shard.locations for shard in shards))
-    tables["expected_counts"] = truth.expected_rows(parameters, expected, tables["links"], len(locations), len(made))
+    refused = outcomes(tables["planted_fhir"])
+    tables["expected_counts"] = truth.expected_rows(
+        parameters, expected, refused, tables["links"], len(locations), len(made)
+    )
     headlines = pa.Table.from_pylist(tables.pop("true_labels", []), schema=LABELS)
     labels = pa.concat_tables([headlines, *(table for shard in shards for table in shard.concept_labels)])
     labels = labels.combine_chunks()
+    truth.write_table(folder, "planted_fhir", pa.Table.from_pylist(tables.pop("planted_fhir"), schema=SCHEMA))
     for name, rows in tables.items():
         truth.write_table(folder, name, rows)
     truth.write_table(folder, "true_labels", labels)

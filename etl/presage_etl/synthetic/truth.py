@@ -30,7 +30,7 @@ MEANINGS = {
     "oracle_image": "the same given z, age and sex only: the ceiling of any image model",
     "ceilings": "how well both oracles foretell recorded labels of a large simulation of the same law",
     "planted_dicom": "defects planted in images (this preset: none)",
-    "planted_fhir": "defects planted in resources (this preset: none)",
+    "planted_fhir": "every planted line: kind, file, line, resource, what becomes of it, reason, number of CDM rows",
     "links": "per study the person, the class and confidence of the link, or the reason of its quarantine",
     "chosen": "the series that must represent each study, and why",
     "joins": "keys of each study beside FHIR ids and DICOM UIDs",
@@ -50,9 +50,8 @@ def write_table(folder: Path, name: str, rows: Rows | pa.Table) -> None:
 
 
 def write_planted(folder: Path) -> None:
-    """Write the lists of planted defects: empty, and read as such."""
-    for name in ("planted_dicom", "planted_fhir"):
-        write_table(folder, name, PLANTED.empty_table())
+    """Write the list of planted image defects: empty, and read as such."""
+    write_table(folder, "planted_dicom", PLANTED.empty_table())
 
 
 def coefficient_rows(model: Model) -> Rows:
@@ -86,7 +85,12 @@ def coefficient_rows(model: Model) -> Rows:
 
 
 def expected_rows(
-    parameters: Parameters, rows: Counter[str], links: Rows, num_locations: int, num_volumes: int
+    parameters: Parameters,
+    rows: Counter[str],
+    refused: Counter[tuple[str, str]],
+    links: Rows,
+    num_locations: int,
+    num_volumes: int,
 ) -> Rows:
     """Counts that each stage of a right pipeline must show."""
     linked = [link for link in links if link["person"] is not None]
@@ -100,7 +104,8 @@ def expected_rows(
         "cdm_source": 1,
     }
     found = [("etl", "table", name, number) for name, number in tables.items()]
-    found.append(("etl", "dead", "all", 0))
+    found.append(("etl", "dead", "all", sum(number for (state, _), number in refused.items() if state == "dead")))
+    found += [("etl", state, reason, number) for (state, reason), number in refused.items()]
     if "dicom" not in parameters.modes:
         return _counted(found)
     found.append(("link", "table", "image_occurrence", len(linked)))
