@@ -32,6 +32,9 @@ def synth(
     defect_rate: Annotated[
         float | None, typer.Option(help="Share of persons and of studies with one planted defect (default 0).")
     ] = None,
+    confound: Annotated[
+        str | None, typer.Option(help="Plant a shortcut: siemens=z1:0.8 ties that scanner to z1 (default none).")
+    ] = None,
     timeline_only: Annotated[
         bool, typer.Option("--timeline-only", help="Write the timeline store alone, for benchmarks of labeling.")
     ] = False,
@@ -80,6 +83,7 @@ def synth(
     )
     changes |= visible_leaves_override(preset, visible_leaves)
     rates = None if defect_rate is None else {"fhir_rate": defect_rate, "dicom_rate": defect_rate}
+    shortcut = None if confound is None else {"confound": confound}
     wanted = None if modes is None else modes.split(",")
     parameters = read_parameters(
         preset,
@@ -88,6 +92,7 @@ def synth(
         grid=parse_grid(grid),
         modes=wanted,
         defects=rates,
+        scanner=shortcut,
         **changes,
     )
     report = maker_of(parameters)(out, parameters, workers=workers)

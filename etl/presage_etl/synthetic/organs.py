@@ -68,10 +68,10 @@ def heart(anatomy: Anatomy, ratio: float) -> list[Shape]:
 
 def domes(anatomy: Anatomy) -> list[Shape]:
     """Liver under the right dome, spleen and the stomach's air under the left one."""
-    wide, contrast, breath = anatomy.width, anatomy.contrast, anatomy.breath
+    wide, deep, contrast, breath = anatomy.width, anatomy.depth, anatomy.contrast, anatomy.breath
     return [
-        (-70.0 * wide, 0.0, -128.0 + breath, 78.0 * wide, 86.0, 62.0, 0.0, 0.0, contrast.liver, TISSUE),
-        (74.0 * wide, 8.0, -138.0 + breath, 72.0 * wide, 82.0, 58.0, 0.0, 0.0, contrast.spleen, TISSUE),
+        (-62.0 * wide, 0.0, -128.0 + breath, 73.0 * wide, 84.0 * deep, 62.0, 0.0, 0.0, contrast.liver, TISSUE),
+        (66.0 * wide, 6.0, -138.0 + breath, 69.0 * wide, 78.0 * deep, 58.0, 0.0, 0.0, contrast.spleen, TISSUE),
         (62.0 * wide, -30.0, -112.0 + breath, 24.0, 22.0, 16.0, 0.0, 0.0, AIR, TISSUE),
     ]
 

@@ -38,6 +38,7 @@ SCANNERS = (
     ("TOSHIBA", "Cypress ONE", (Kernel("FC08"), Kernel("FC18"), Kernel("FC52", sharp=True))),
     ("Philips", "Dogwood", (Kernel("B"), Kernel("C"), Kernel("L", sharp=True))),
 )
+UPPER_QUARTER = 0.6744897501960817  # of a normal distribution: each scanner makes a quarter of the studies
 KERNEL_SHARES = (0.6, 0.25, 0.15)
 # Phase, then HU of venous and of arterial blood: between 150 and 400 in every phase.
 PHASES = (
@@ -112,7 +113,7 @@ def draw_acquisition(
     """
     rng = stream(parameters.seed, person, Stage.SCANNER, scan)
     form = stream(parameters.seed, person, Stage.STORAGE, scan)
-    manufacturer, model, kernels = SCANNERS[_scanner(parameters, rng, biomarkers)]
+    manufacturer, model, kernels = SCANNERS[_scanner(parameters, rng, person, scan, biomarkers)]
     kernel = kernels[int(rng.choice(3, p=KERNEL_SHARES))]
     contrast = _contrast(rng) if rng.random() < parameters.image.contrast else PLAIN
     feet_first = bool(rng.random() < 0.2)
@@ -151,7 +152,13 @@ def scan(phantom: Phantom, made: Acquisition, rng: np.random.Generator) -> NDArr
     return volume
 
 
-def _scanner(parameters: Parameters, rng: np.random.Generator, biomarkers: NDArray[np.float64] | None) -> int:
+def _scanner(
+    parameters: Parameters,
+    rng: np.random.Generator,
+    person: int,
+    scan: int,
+    biomarkers: NDArray[np.float64] | None,
+) -> int:
     """One of the scanners with equal shares; a planted shortcut ties one of them to a latent."""
     drawn = int(rng.integers(len(SCANNERS)))
     planted = parse_confound(parameters.scanner.confound)
@@ -160,16 +167,13 @@ def _scanner(parameters: Parameters, rng: np.random.Generator, biomarkers: NDArr
     if biomarkers is None:
         raise ValueError("a planted shortcut needs the biomarkers of the study")
     name, latent, correlation = planted
-    own = np.random.Generator(np.random.Philox(int(rng.integers(2**63))))
+    own = stream(parameters.seed, person, Stage.SHORTCUT, scan)
     propensity = correlation * gaussian_of(biomarkers)[latent] + np.sqrt(1 - correlation**2) * own.standard_normal()
     place = SCANNER_NAMES.index(name)
-    if propensity > THRESHOLD:
+    if propensity > UPPER_QUARTER:
         return place
     others = [other for other in range(len(SCANNERS)) if other != place]
     return others[int(own.integers(len(others)))]
-
-
-THRESHOLD = 0.6744897501960817  # a quarter of the normal distribution lies above
 
 
 def _contrast(rng: np.random.Generator) -> Contrast:

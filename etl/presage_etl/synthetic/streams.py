@@ -35,6 +35,7 @@ class Stage(IntEnum):
     LEAF_RECORDING = 41
     STORAGE = 42
     DETECTOR = 43
+    SHORTCUT = 44
     TIMELINE = 60
     ONTOLOGY = 61
     SAMPLE = 62

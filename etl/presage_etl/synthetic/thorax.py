@@ -14,7 +14,7 @@ CORTEX, CANCELLOUS, BREASTBONE, BLADE, DISC, CORD = 450.0, 250.0, 260.0, 350.0, 
 GLAND, CARBON, FOAM = -70.0, -200.0, -900.0
 SKIN_MM, NECK_Z = 2.5, 105.0
 TABLE_Y = 174.0
-RIB_PITCH, FIRST_RIB = 24.0, 110.0
+RIB_PITCH, FIRST_RIB, RIB_MM = 24.0, 110.0, 4.5
 
 
 def paint_skin(volume: Volume, frame: Numbers, anatomy: Anatomy, body: Body, muscle: float) -> None:
@@ -68,7 +68,7 @@ def limbs(anatomy: Anatomy) -> list[Shape]:
 
 def bones(anatomy: Anatomy) -> list[Shape]:
     """Segments: breastbone, collarbones, ribs as arcs, the discs and the canal of the spine, spinous processes."""
-    wide, deep = anatomy.inner_half_width, anatomy.inner_half_depth - 2.0
+    wide, deep = anatomy.inner_half_width + RIB_MM, anatomy.inner_half_depth
     spine = spine_y(anatomy)
     shapes: list[Shape] = [
         (0.0, -deep - 2.0, -35.0, 0.0, -deep + 4.0, 75.0, 7.0, 9.0, BREASTBONE, TISSUE),
@@ -86,7 +86,7 @@ def bones(anatomy: Anatomy) -> list[Shape]:
         arc = [(wide * scale * np.cos(a), deep * scale * np.sin(a), top - 11.0 * (1 - np.sin(a))) for a in angles]
         for side in (-1.0, 1.0):
             points = [(side * x, y, z) for x, y, z in arc]
-            shapes += [(*first, *last, 4.5, 4.5, CORTEX, TISSUE) for first, last in pairwise(points)]
+            shapes += [(*first, *last, RIB_MM, RIB_MM, CORTEX, TISSUE) for first, last in pairwise(points)]
     return shapes
 
 

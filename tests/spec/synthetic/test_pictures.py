@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
+from scipy.stats import pearsonr
 
-from presage_etl.synthetic.anatomy import Anatomy, draw_anatomy
-from presage_etl.synthetic.grid import Grid
+from presage_etl.synthetic.anatomy import Anatomy, Contrast, draw_anatomy
+from presage_etl.synthetic.grid import Grid, Vector, centred
+from presage_etl.synthetic.organs import fissures, vessels
 from presage_etl.synthetic.painting import TISSUE, paint_ellipsoids
+from presage_etl.synthetic.parameters import read_parameters
+from presage_etl.synthetic.persons import draw_person
 from presage_etl.synthetic.phantom import Phantom, paint_phantom
+from presage_etl.synthetic.scanner import draw_acquisition
 from presage_etl.synthetic.streams import Stage, stream
 
 HEALTHY = np.array([0.48, 0.0, 0.0, 0.0, 27.0, 0.0, 0.0, 1.0])
@@ -21,8 +30,6 @@ CTR, EFFUSION, EMPHYSEMA, CALCIUM, ARTERY, NODULES, CONSOLIDATION, MUSCLE = rang
 
 @cache
 def anatomy() -> Anatomy:
-    from dataclasses import replace
-
     drawn = draw_anatomy(stream(1, 1, Stage.GEOMETRY), male=True)
     return replace(drawn, rotation=0.0, offset=(0.0, 0.0), arms_down=False)
 
@@ -133,3 +140,168 @@ def test_s22_each_latent_changes_the_picture() -> None:
                    {"nodules": 5.0}, {"consolidation": 200.0}, {"muscle": 1.3}):  # fmt: skip
         assert np.abs(painted(**change).volume - healthy).max() > 20, change
         assert np.abs(painted(coarse, **change).volume - at_demo_grid).max() > 20, change
+
+
+def test_s21_an_oblique_grid_shows_the_same_body_at_the_same_places() -> None:
+    """Voxels of any orientation, fetched at the places of the axial grid, give the axial picture."""
+    turn = Rotation.from_euler("xyz", [12.0, -8.0, 25.0], degrees=True).as_matrix()
+    fine = Grid((-190.0, -190.0, -155.0), (3.0, 3.0, 3.0), (128, 128, 104))
+    tilted = centred((3.0, 3.0, 3.0), (150, 150, 150), tuple(turn[:, 0]), tuple(turn[:, 1]))
+    assert tilted.normal == pytest.approx(tuple(turn[:, 2]))
+    there = painted(tilted, effusion=400.0, nodules=6.0, calcium=800.0).volume
+    inverse = np.linalg.inv(np.vstack([tilted.frame(), [0, 0, 0, 1]]))
+    axial = painted(fine, effusion=400.0, nodules=6.0, calcium=800.0)
+    k, j, i = np.meshgrid(*(np.arange(12, size - 12, 3) for size in fine.size[::-1]), indexing="ij")
+    places = (
+        inverse @ np.vstack([fine.frame(), [0, 0, 0, 1]]) @ np.stack([i.ravel(), j.ravel(), k.ravel(), np.ones(i.size)])
+    )
+    fetched = map_coordinates(there, places[[2, 1, 0]], order=1, mode="nearest")
+    wanted = axial.volume[k, j, i].ravel()
+    assert np.corrcoef(fetched, wanted)[0, 1] > 0.98
+    assert np.mean(np.abs(fetched - wanted) < 30) > 0.88
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)), ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))],
+    ids=["feet first", "sagittal", "coronal"],
+)
+def test_s21_turned_grids_hold_the_very_same_voxels(row: Vector, column: Vector) -> None:
+    """The same places in another order of memory: flipped, sagittal, coronal."""
+    cube = centred((5.0, 5.0, 5.0), (76, 76, 76), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    turned = centred((5.0, 5.0, 5.0), (76, 76, 76), row, column)
+    axial, other = painted(cube).volume, painted(turned).volume
+    order = [
+        int(np.flatnonzero(direction)[0]) for direction in (turned.normal, turned.column, turned.row)
+    ]  # of z, y, x
+    back = np.moveaxis(other, (0, 1, 2), [2 - axis for axis in order])
+    signs = {
+        axis: float(np.sum(direction))
+        for axis, direction in zip(order, (turned.normal, turned.column, turned.row), strict=True)
+    }
+    for axis, sign in signs.items():
+        back = np.flip(back, 2 - axis) if sign < 0 else back
+    np.testing.assert_allclose(back, axial, atol=0.05)
+
+
+def test_s21_a_native_slab_fits_its_memory() -> None:
+    """A slab of 512 x 512 x 20; ten bytes a voxel at the peak beside the picture itself."""
+    slab = Grid((-179.0, -179.0, -20.0), (0.7, 0.7, 1.0), (512, 512, 20))
+    painted()  # compiles
+    tracemalloc.start()
+    phantom = painted(slab, effusion=20.0, emphysema=10.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert phantom.volume.shape == (20, 512, 512)
+    assert phantom.volume.dtype == np.float32
+    assert peak < 24 * phantom.volume.size
+    assert phantom.num_effusion * slab.voxel_ml == pytest.approx(20, rel=0.05)
+
+
+def test_s22_every_part_is_in_the_picture() -> None:
+    """HU at places that belong to one part alone, in the body's own axes."""
+    fine = Grid((-190.0, -140.0, -155.0), (2.0, 2.0, 2.0), (191, 166, 156))
+    volume = painted(fine).volume
+    body = anatomy()
+
+    def hu(x: float, y: float, z: float) -> float:
+        place = [round((value - fine.origin[axis]) / fine.spacing[axis]) for axis, value in enumerate((x, y, z))]
+        return float(volume[place[2], place[1], place[0]])
+
+    front, side = -body.inner_half_depth, body.inner_half_width
+    assert hu(0, body.inner_half_depth - 20, 20) == pytest.approx(250, abs=15)  # a vertebra
+    assert hu(0, body.inner_half_depth + 1, 20) == pytest.approx(30, abs=10)  # the spinal canal
+    assert hu(0, front + 1, 30) > 200  # breastbone
+    assert hu(100, body.inner_half_depth + 4, 62) > 250  # left shoulder blade
+    assert hu(-100, body.inner_half_depth + 4, 62) > 250
+    assert hu(0, 19, 100) < -950  # trachea
+    assert hu(20, 19, 46) < -900  # left main bronchus
+    assert hu(-20, 18, 44) < -900
+    assert hu(8, 12, 74) == pytest.approx(40, abs=8)  # the arch of the aorta
+    assert hu(27, 43, -20) == pytest.approx(40, abs=8)  # descending
+    assert hu(15, -26, 12) == pytest.approx(40, abs=8)  # pulmonary trunk
+    assert hu(0, front - 11, -60) == pytest.approx(55, abs=3)  # muscle
+    assert hu(0, front - 22 - body.fat / 2, -60) < -90  # fat
+    assert hu(0, 174, 0) < -800  # foam of the table
+    assert hu(0, 162, 0) == pytest.approx(-200, abs=60)  # its shell
+    wall = volume[:, round(140 / 2), round((side + 4.5 + 190) / 2)] > 250
+    ribs = np.count_nonzero(np.diff(wall.astype(int)) == 1)
+    assert 9 <= ribs <= body.num_ribs  # the first one and the last lie further in or below
+
+
+def test_s22_women_have_breasts_and_one_in_ten_keeps_the_arms_down() -> None:
+    outside = np.abs(coordinates(FINE, 1) + anatomy().inner_half_depth + 55) < 12
+    woman = paint_phantom(HEALTHY, replace(anatomy(), male=False), FINE, stream(1, 1, Stage.NOISE)).volume
+    assert np.any(woman[:, outside] > -200)
+    assert not np.any(painted().volume[:, outside] > -200)
+    drawn = [draw_anatomy(stream(1, index, Stage.GEOMETRY), male=True) for index in range(400)]
+    assert np.mean([one.arms_down for one in drawn]) == pytest.approx(0.1, abs=0.05)
+    beside = np.abs(coordinates(FINE, 0) - 184) < 4
+    down = paint_phantom(HEALTHY, replace(anatomy(), arms_down=True), FINE, stream(1, 1, Stage.NOISE)).volume
+    middle = np.abs(coordinates(FINE, 1)) < 100
+    assert np.any(down[10][middle][:, beside] > 300)
+    assert not np.any(painted().volume[10][middle][:, beside] > -500)
+
+
+def test_s22_lungs_have_fissures_and_trees_of_tapered_vessels() -> None:
+    tree = vessels(anatomy())
+    assert 30 <= len(tree) <= 60
+    assert all(shape[7] < shape[6] for shape in tree)  # tapered
+    assert {shape[6] for shape in tree} == {3.4, 2.4, 1.7}
+    assert len(fissures(anatomy())) == 3  # two oblique ones, and the horizontal one of the right lung
+    assert fissures(anatomy())[2][0] < 0
+    fine = Grid((-190.0, -140.0, -155.0), (2.0, 2.0, 2.0), (191, 166, 156))
+    phantom = painted(fine)
+    inside = phantom.volume[phantom.lung]
+    assert 0.01 < np.mean(inside > -700) < 0.08
+    assert np.any(inside > 0)
+
+
+def test_s23_contrast_brightens_vessels_chambers_and_liver() -> None:
+    given = Contrast("pulmonary", venous=350.0, arterial=200.0, muscle=100.0, liver=110.0, spleen=120.0)
+    bright = paint_phantom(HEALTHY, replace(anatomy(), contrast=given), FINE, stream(1, 1, Stage.NOISE)).volume
+    plain = painted().volume
+    z, y, x = (int(np.argmin(np.abs(coordinates(FINE, axis) - value))) for axis, value in ((2, -130), (1, 0), (0, -70)))
+    assert (plain[z, y, x], bright[z, y, x]) == (pytest.approx(60, abs=2), pytest.approx(110, abs=2))
+    heart = (np.abs(coordinates(FINE, 2) + 42) < 8)[:, None, None] & np.ones(plain.shape, dtype=bool)
+    chambers = np.histogram(bright[heart], bins=[90, 110, 190, 210, 340, 360])[0]
+    assert chambers[0] > 50  # muscle
+    assert chambers[2] > 50  # left heart
+    assert chambers[4] > 50  # right heart
+    parameters = read_parameters("small")
+    drawn = [draw_acquisition(parameters, index, 0, male=True).anatomy.contrast for index in range(300)]
+    given_to = [one for one in drawn if one.phase != "none"]
+    assert {one.phase for one in given_to} == {"pulmonary", "arterial", "portal"}
+    assert all(150 <= one.venous <= 400 and 150 <= one.arterial <= 400 and one.liver == 110 for one in given_to)
+    assert all((one.venous, one.arterial, one.liver) == (40, 40, 60) for one in drawn if one.phase == "none")
+
+
+@pytest.mark.parametrize("size", [(64, 64, 32), (96, 96, 48)])
+def test_s23_volumes_are_those_of_the_truth_on_every_grid(size: tuple[int, int, int]) -> None:
+    columns, rows, slices = size
+    spacing = (384.0 / columns, 384.0 / rows, 312.0 / slices)
+    grid = centred(spacing, size, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    for effusion, consolidation, emphysema in ((120.0, 80.0, 3.0), (1400.0, 0.0, 0.0), (0.0, 550.0, 40.0)):
+        phantom = painted(grid, effusion=effusion, consolidation=consolidation, emphysema=emphysema)
+        shell = 0.5 * grid.voxel_ml
+        assert phantom.num_effusion * grid.voxel_ml == pytest.approx(effusion, abs=shell)
+        assert phantom.num_consolidation * grid.voxel_ml == pytest.approx(consolidation, abs=shell)
+        dark = np.count_nonzero(phantom.volume[phantom.lung] <= -975)
+        free = np.count_nonzero(phantom.lung) - phantom.num_effusion - phantom.num_consolidation
+        assert dark / free == pytest.approx(emphysema / 100, rel=0.05, abs=1 / free)
+
+
+def test_s24_bodies_differ_within_their_bounds_whatever_the_latents() -> None:
+    drawn = [draw_anatomy(stream(1, index, Stage.GEOMETRY), male=True) for index in range(500)]
+    assert max(abs(one.rotation) for one in drawn) <= np.radians(5)
+    assert max(np.hypot(*one.offset) for one in drawn) <= 15
+    assert {one.num_ribs for one in drawn} == {11, 12, 13}
+    for name in ("width", "depth", "tilt", "breath", "fat", "lung_height", "lung_hu"):
+        assert np.std([getattr(one, name) for one in drawn]) > 0, name
+    parameters = read_parameters("small")
+    persons = [draw_person(parameters, index) for index in range(400)]
+    made = [draw_acquisition(parameters, one.index, 0, male=one.male).anatomy for one in persons]
+    for name in ("width", "tilt", "breath", "fat", "lung_height", "lung_hu"):
+        values = [getattr(one, name) for one in made]
+        for column in np.array([np.concatenate([one.z, one.u]) for one in persons]).T:
+            assert pearsonr(values, column).pvalue > 0.0005, name
