@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from presage_etl.synthetic.events import History, simulate
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.parameters import Parameters, read_parameters
-from presage_etl.synthetic.persons import draw_person
+from presage_etl.synthetic.persons import Person, draw_person
 from presage_etl.synthetic.synth import make_hospital
 
 EXPORT = Path("fhir") / "export-1"
@@ -71,3 +71,15 @@ def best_linear_auroc(scores: NDArray[np.float64], present: NDArray[np.bool_]) -
         number = positive.sum()
         areas.append((risk[positive].sum() - number * (number + 1) / 2) / (number * (len(positive) - number)))
     return float(np.mean(areas)) if areas else 0.5
+
+
+def volume_of(parameters: Parameters, person: Person) -> NDArray[np.int16]:
+    """The Hounsfield volume of a person's first scan, without its files."""
+    from presage_etl.synthetic.images import picture
+    from presage_etl.synthetic.phantom import scan
+    from presage_etl.synthetic.scanner import draw_acquisition
+    from presage_etl.synthetic.streams import Stage, stream
+
+    made = draw_acquisition(parameters, person.index, 0, male=person.male)
+    phantom = picture(parameters, person, person.scans[0], made)
+    return scan(phantom, made.anatomy, stream(parameters.seed, person.index, Stage.NOISE, 0))

@@ -49,7 +49,7 @@ class Cohort:
     known: Covariates
     death: Floats
     end: Floats  # end of the record: last visit, or death
-    stop: Floats  # end of observation: death, loss, or the cut
+    stop: Floats  # loss to follow-up or the cut, whether death came before or not
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def draw_cohort(parameters: Parameters, model: Model, rng: np.random.Generator, 
     last_visit = np.maximum(stop - rng.exponential(size=number) / (visit_rate + 1.0), 0.0)
     end = np.where(death <= stop, death, last_visit)
     end = np.where(rng.random(number) < cohort.no_followup, 0.0, end)
-    return Cohort(known, np.where(death <= stop, death, np.inf), end, np.minimum(death, stop))
+    return Cohort(known, np.where(death <= stop, death, np.inf), end, stop)
 
 
 def label_cohort(
@@ -154,7 +154,8 @@ def label_cohort(
         time = (rng.exponential(size=number) / rate) ** (1 / model.kappa) - known.origin_years
         onset = np.minimum(onset, time)
         recorded = np.minimum(recorded, time + _delay(parameters, model, member, known.u, rng))
-    return Labels(_incident(cohort, recorded, cohort.end, DAY_YEARS), _incident(cohort, onset, cohort.stop, 0.0))
+    seen_until = np.minimum(cohort.stop, cohort.death)
+    return Labels(_incident(cohort, recorded, cohort.end, DAY_YEARS), _incident(cohort, onset, seen_until, 0.0))
 
 
 def _incident(cohort: Cohort, first: Floats, end: Floats, start: float) -> Label:

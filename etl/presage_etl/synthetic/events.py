@@ -247,7 +247,7 @@ def _codes_again(
     for visit in visits:
         pool = [d.leaf for d in chronic if d.recorded < visit.start]
         if visit.scan >= 0:
-            pool = [leaf for leaf in pool if model.leaves[leaf].kind == "clinical"]
+            pool = [leaf for leaf in pool if model.leaves[leaf].kind in ("clinical", "null")]
         coded = [leaf for leaf in pool if rng.random() < parameters.record.recode]
         for leaf in coded[: parameters.record.recode_limit]:
             more.append(_diagnose(parameters, leaf, visit, end, rng, again=True))

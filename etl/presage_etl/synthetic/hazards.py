@@ -225,7 +225,7 @@ def _further_leaves(parameters: Parameters) -> tuple[list[Leaf], Floats, Floats,
                 risk=round(float(np.exp(rng.uniform(low, high))), 5),
                 acute=_around(hazard.leaf_acute, hazard.leaf_acute_spread, recording),
                 coded=_around(hazard.leaf_coded, hazard.leaf_coded_spread, recording),
-                chronic=False,
+                chronic=not visible and bool(recording.random() < hazard.leaf_chronic),
             )
         )
     return leaves, beta, gamma, age

@@ -92,6 +92,7 @@ class Hazard(Section):
     leaf_coded: Share
     leaf_acute_spread: Share
     leaf_coded_spread: Share
+    leaf_chronic: Share
 
 
 class Record(Section):
