@@ -197,18 +197,17 @@ def write_predictions(hospital: Path, out: Path, settings: Settings) -> dict[str
     InputError
         The folder holds no truth, or no study of it is in the workspace.
     """
-    from presage_platform.postgres.connection import open_database
-
-    if not (hospital / "truth" / "joins.parquet").is_file():
+    path = hospital / "truth" / "joins.parquet"
+    if not path.is_file():
         raise InputError(
             f"{hospital} holds no truth of a synthetic hospital: name the folder that `platform synth` made"
         )
-    with open_database(settings, command="synth") as database, database.connect() as connection:
-        study_ids = {
-            str(uid): int(number) for number, uid in connection.execute("select study_id, study_uid from image_study")
-        }
-    joins = pq.read_table(hospital / "truth" / "joins.parquet", columns=["study", "study_uid"]).to_pylist()
-    numbers = {row["study"]: study_ids[row["study_uid"]] for row in joins if row["study_uid"] in study_ids}
+    joins = pq.read_table(path)
+    # A planted workspace was never imported: its studies have had their numbers from the beginning.
+    planted = "study_id" in joins.column_names
+    rows = joins.to_pylist()
+    study_ids = {row["study_uid"]: row["study_id"] for row in rows} if planted else _imported_studies(settings)
+    numbers = {row["study"]: study_ids[row["study_uid"]] for row in rows if row["study_uid"] in study_ids}
     if not numbers:
         raise InputError(
             "no study of the hospital is in the workspace: run `platform etl dicom` on its dicom folder first"
@@ -218,6 +217,15 @@ def write_predictions(hospital: Path, out: Path, settings: Settings) -> dict[str
     out.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.concat_tables(tables).replace_schema_metadata(metadata), out, compression="zstd")
     return {"studies": len(numbers), "rows": sum(len(table) for table in tables)}
+
+
+def _imported_studies(settings: Settings) -> dict[str, int]:
+    """Study ids of the workspace by study UID."""
+    from presage_platform.postgres.connection import open_database
+
+    with open_database(settings, command="synth") as database, database.connect() as connection:
+        found = connection.execute("select study_id, study_uid from image_study")
+        return {str(uid): int(number) for number, uid in found}
 
 
 def _predictions(hospital: Path, arm: str, numbers: dict[str, int]) -> pa.Table:

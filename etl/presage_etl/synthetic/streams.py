@@ -40,6 +40,7 @@ class Stage(IntEnum):
     ONTOLOGY = 61
     SAMPLE = 62
     DERIVED = 63
+    STRENGTH = 64
 
 
 def stream(seed: int, index: int, stage: Stage, *within: int) -> np.random.Generator:

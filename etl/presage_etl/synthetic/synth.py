@@ -58,11 +58,13 @@ class SynthReport:
     folder: Path
     made: bool
     counts: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Lines for people."""
         head = "made" if self.made else "unchanged: the folder holds this hospital already"
-        return "\n".join([f"synthetic hospital {head}"] + [f"{n:>10,} {name}" for name, n in self.counts.items()])
+        lines = [f"synthetic hospital {head}", *(f"{n:>10,} {name}" for name, n in self.counts.items())]
+        return "\n".join([*lines, *self.notes])
 
 
 def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None = None) -> SynthReport:

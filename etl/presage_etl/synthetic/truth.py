@@ -17,6 +17,7 @@ from presage_etl.synthetic.shards import Rows
 STAGES = ("etl", "link")
 MEANINGS = {
     "first_occurrence_sample": "first time after some scans, and history, of every concept: by a plain walk (S47)",
+    "strength": "per visible condition: C of oracle_image and share of events on recorded labels of a simulation",
     "volumes": "one row a volume of the store: whose scan it shows, latents shown, scanner; derived ones are marked",
     "volume_labels": "outcome labels of the person that each volume shows (a derived volume: that of its base)",
     "persons": "demography, record start (origin_s), first scan or pseudo-index (index_s), scores z1…z8, u1…u4",

@@ -127,17 +127,20 @@ def make_cohort(folder: Path, parameters: Parameters, *, workers: int | None = N
     )
     counts = {"persons": parameters.patients, "studies": studies.num_rows, "events": num_events}
     write_truth(folder / "truth", staging, parameters, model, places, studies)
+    notes: tuple[str, ...] = ()
     if with_images:
-        write_full_truth(folder / "truth", parameters, model, workers)
+        notes = (write_full_truth(folder / "truth", parameters, model, workers).text(),)
         studies = write_study_volumes(folder, parameters, studies, workers)
         counts["volumes"] = studies.num_rows
     pq.write_table(studies.drop_columns(["number"]), folder / "index.parquet", compression="zstd", store_schema=False)
     write_concept_tasks(folder / "tasks", parameters, model, ontology)
     settings = SETTINGS.format(snapshot=snapshot_id, k=parameters.labeling.k, min_events=min_events(parameters))
     (folder / "platform.toml").write_text(settings, encoding="utf-8")
-    folders.finish(folder, parameters, counts, {"snapshot_id": snapshot_id})
+    folders.finish(folder, parameters, counts, {"snapshot_id": snapshot_id, "strength": "".join(notes)})
     log.info("synthetic cohort made", extra={"fields": dict(counts)})
-    return SynthReport(folder, True, counts)
+    return SynthReport(
+        folder, True, counts, (*notes, f"snapshot {snapshot_id}: how to label it stands in platform.toml")
+    )
 
 
 def make_events(task: EventsTask) -> tuple[int, StagedShard]:

@@ -14,6 +14,7 @@ from presage_etl.synthetic.identifiers import study_key
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.scale.first_occurrences import SCHEMA as SAMPLE_SCHEMA
 from presage_etl.synthetic.scale.lives import part_file
+from presage_etl.synthetic.scale.strength import Strength, write_strength
 from presage_etl.synthetic.truth_readme import write_readme
 
 # Tables that parts may stage, and what orders their rows.
@@ -57,12 +58,15 @@ def write_truth(
     write_readme(folder)
 
 
-def write_full_truth(folder: Path, parameters: Parameters, model: Model, workers: int | None) -> None:
-    """Write both oracles and their ceilings."""
+def write_full_truth(folder: Path, parameters: Parameters, model: Model, workers: int | None) -> Strength:
+    """Write both oracles, their ceilings, and how strong the planted signal is."""
     scans = pq.read_table(folder / "scans.parquet").to_pylist()
     persons = pq.read_table(folder / "persons.parquet").to_pylist()
     oracle.write_oracles(folder, parameters, model, scans, persons)
     ceilings.write_ceilings(folder, parameters, model, workers=workers)
+    strength = write_strength(folder, parameters, model, workers)
+    write_readme(folder)
+    return strength
 
 
 def _study_ids(studies: pa.Table) -> dict[str, int]:
