@@ -138,9 +138,8 @@ def make_cohort(folder: Path, parameters: Parameters, *, workers: int | None = N
     (folder / "platform.toml").write_text(settings, encoding="utf-8")
     folders.finish(folder, parameters, counts, {"snapshot_id": snapshot_id, "strength": "".join(notes)})
     log.info("synthetic cohort made", extra={"fields": dict(counts)})
-    return SynthReport(
-        folder, True, counts, (*notes, f"snapshot {snapshot_id}: how to label it stands in platform.toml")
-    )
+    notes = (*notes, f"snapshot {snapshot_id}: platform.toml says how to label it")
+    return SynthReport(folder, True, counts, notes)
 
 
 def make_events(task: EventsTask) -> tuple[int, StagedShard]:

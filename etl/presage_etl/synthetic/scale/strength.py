@@ -37,7 +37,7 @@ class StrengthTask:
 
 @dataclass(frozen=True)
 class Strength:
-    """Means over the visible conditions: C of `oracle_image` on recorded labels, and the share of pairs with an event."""
+    """Means over visible conditions: C of `oracle_image` on recorded labels, and the share of pairs with an event."""
 
     concordance: float
     event_share: float
