@@ -86,7 +86,7 @@ def test_s43_every_label_equals_the_truth_to_the_second(workspace: Path, hospita
     with open_database(read_settings(workspace), command="test") as database, database.connect() as connection:
         study_ids = dict(connection.execute("select study_uid, study_id from image_study").fetchall())
     study_of = {study_ids[row["study_uid"]]: row["study"] for row in truth(hospital, "joins")}
-    wanted = {(row["study"], row["task"]): row for row in truth(hospital, "true_labels")}
+    wanted = {(row["study"], row["task"], row["view"]): row for row in truth(hospital, "true_labels")}
     store = LabelStore.open(next(path for path in (workspace / "labels").iterdir() if path.name != "splits"))
     compared = 0
     for path in sorted((store.path / "outcomes").glob("*.parquet")):
@@ -95,12 +95,12 @@ def test_s43_every_label_equals_the_truth_to_the_second(workspace: Path, hospita
     assert _compare_concepts(store, study_of, wanted) > 0
 
 
-def _compare_outcome(path: Path, study_of: dict[int, str], wanted: dict[tuple[str, str], dict[str, Any]]) -> int:
+def _compare_outcome(path: Path, study_of: dict[int, str], wanted: dict[tuple[str, str, str], dict[str, Any]]) -> int:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(path).to_pylist()
     for row in rows:
-        true = wanted[study_of[row["study_id"]], path.stem]
+        true = wanted[study_of[row["study_id"]], path.stem, "incident"]
         assert row["state"] == true["state"], (path.stem, true["study"])
         assert bool(row["prevalent"]) == true["prevalent"]
         assert row["end_s"] == true["end_s"]
@@ -109,8 +109,8 @@ def _compare_outcome(path: Path, study_of: dict[int, str], wanted: dict[tuple[st
     return len(rows)
 
 
-def _compare_concepts(store: Any, study_of: dict[int, str], wanted: dict[tuple[str, str], dict[str, Any]]) -> int:
-    known = {task for _, task in wanted}
+def _compare_concepts(store: Any, study_of: dict[int, str], wanted: dict[tuple[str, str, str], dict[str, Any]]) -> int:
+    known = {task for _, task, _ in wanted}
     compared = 0
     for name in store.tasks["task"].to_pylist():
         if name not in known:
@@ -119,7 +119,7 @@ def _compare_concepts(store: Any, study_of: dict[int, str], wanted: dict[tuple[s
         for study_id, time_s, cause in zip(
             view.study_id.tolist(), view.time_s.tolist(), view.cause.tolist(), strict=True
         ):
-            true = wanted[study_of[study_id], name]
+            true = wanted[study_of[study_id], name, "next"]
             assert (cause == 1) == (true["state"] == "event"), (name, true["study"])
             assert cause != 1 or time_s == true["time_s"]
             compared += 1

@@ -44,6 +44,7 @@ class Chart:
     resources: dict[str, list[Json]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     days: list[int] = field(default_factory=list)
+    labs: list[tuple[str, float, int]] = field(default_factory=list)  # LOINC code, value as drawn, wall-clock seconds
 
     def add(self, resource: Json, *rows: Row) -> None:
         """Keep a resource and the rows that a right load makes of it."""
@@ -153,6 +154,7 @@ def _observations(parameters: Parameters, model: Model, history: History, chart:
         if not labs:
             continue
         for lab, value in labs_at(model, visit, first, rng):
+            chart.labs.append((lab.code, value, visit.start))
             identity = f"{person.key}-o{visit.number}-{lab.code}"
             resource = fhir.observation(person, visit, identity, "laboratory", (lab.code, lab.name), visit.start, zone)
             low, high = round(max(lab.mean - 2 * lab.sd, 0.0), 2), round(lab.mean + 2 * lab.sd, 2)

@@ -25,6 +25,7 @@ from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
 from presage_etl.synthetic.planted_fhir import plant, write_files
 from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
+from presage_etl.synthetic.true_outcomes import other_views, outcome_labels
 from presage_etl.synthetic.vocabulary import build_vocabulary
 
 FIRST_ORPHAN = 5_000_000  # persons whom the EHR does not know have numbers of their own
@@ -189,7 +190,11 @@ def truth_of_person(
             tables.setdefault(name, []).extend(new)
         window = observe(history, chart, scan, parameters.calendar.cut)
         key = study_key(person.index, scan.number)
-        for label in headline_labels(parameters, model, history, window):
+        headline = headline_labels(parameters, model, history, window)
+        labels = [*headline, *other_views(headline)]
+        if isinstance(chart, Chart):  # a record of events alone has no laboratory values
+            labels += outcome_labels(history, chart, window)
+        for label in labels:
             _append(tables, "true_labels", _label_row(key, label))
         result.concept_labels.append(_label_table(key, concept_labels(model, history, window)))
 

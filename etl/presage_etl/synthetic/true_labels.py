@@ -36,6 +36,7 @@ class Label:
     prevalent: bool
     time_s: int | None
     end_s: int
+    state_next: str  # the state in the next view, in which history puts nobody out
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def headline_labels(parameters: Parameters, model: Model, history: History, wind
 def concept_labels(model: Model, history: History, window: Window) -> list[Label]:
     """Labels of every leaf as a task of a task set: next event, from the scan on, no guard."""
     counts_for = model.counts_for()
-    end, by_death = _follow_up(window)
+    end, by_death = follow_up(window)
     first_after: dict[int, int] = {}
     prevalent = set()
     for diagnosis in history.diagnoses:
@@ -108,6 +109,7 @@ def concept_labels(model: Model, history: History, window: Window) -> list[Label
             prevalent=leaf in prevalent,
             time_s=first_after[leaf] - window.t0 if leaf in first_after else None,
             end_s=length,
+            state_next=EVENT if leaf in first_after else otherwise,
         )
         for leaf, about in enumerate(model.leaves)
     ]
@@ -133,7 +135,7 @@ def _guard_end(history: History, t0: int) -> int:
     return end
 
 
-def _follow_up(window: Window) -> tuple[int, bool]:
+def follow_up(window: Window) -> tuple[int, bool]:
     """End of follow-up, and whether death ended it."""
     if window.death is not None and window.death <= window.end + DEATH_PAD_S:
         return min(window.death, window.end), True
@@ -142,17 +144,18 @@ def _follow_up(window: Window) -> tuple[int, bool]:
 
 def _incident(task: str, window: Window, events: NDArray[np.int64]) -> Label:
     start = max(window.t0 + MIN_LAG_S, window.guard_end)
-    end, by_death = _follow_up(window)
+    end, by_death = follow_up(window)
     prevalent = bool(np.any(events <= start))
     after = events[(events > start) & (events <= end)]
     time = int(after[0]) - window.t0 if len(after) else None
-    if end <= start or window.t0 // DAY_S - window.first_day < MIN_PRIOR_DAYS:
+    following = EVENT if len(after) else COMPETING if by_death else CENSORED
+    if end <= start:
+        state = following = MASKED
+    elif window.t0 // DAY_S - window.first_day < MIN_PRIOR_DAYS:
         state = MASKED
-    elif prevalent:
-        state = PREVALENT
     else:
-        state = EVENT if len(after) else COMPETING if by_death else CENSORED
-    return Label(task, "incident", state, prevalent, time, max(end - window.t0, 0))
+        state = PREVALENT if prevalent else following
+    return Label(task, "incident", state, prevalent, time, max(end - window.t0, 0), following)
 
 
 def _death(task: str, window: Window, cut: int) -> Label:
@@ -160,4 +163,4 @@ def _death(task: str, window: Window, cut: int) -> Label:
     end = min(window.end + DEATH_PAD_S, cut)
     time = window.death - window.t0 if window.death is not None and window.t0 < window.death <= end else None
     state = MASKED if end <= window.t0 else EVENT if time is not None else CENSORED
-    return Label(task, "next", state, False, time, max(end - window.t0, 0))
+    return Label(task, "next", state, False, time, max(end - window.t0, 0), state)

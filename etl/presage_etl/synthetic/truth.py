@@ -26,7 +26,7 @@ MEANINGS = {
     "onsets": "onset_s, first_recorded_s (as a reader of the record sees it), prevalent at the first scan",
     "death_censor": "end of the record, death, first and last day of the record",
     "visits": "every encounter",
-    "true_labels": "state and time_s of each study and outcome task (its own view), and of each leaf as `concept:<id>`",
+    "true_labels": "state and time_s of each study, outcome task and view; of each leaf, `concept:<id>`, the next view",
     "oracle_risk": "P(onset before horizon and before death | at risk, z, u, age, sex) and the linear predictor",
     "oracle_image": "the same given z, age and sex only: the ceiling of any image model",
     "ceilings": "how well both oracles foretell recorded labels of a large simulation of the same law",

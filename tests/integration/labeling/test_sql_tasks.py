@@ -27,33 +27,14 @@ from presage_platform.labeling.tasks.testing import read_fixture, run_cases, run
 from presage_platform.postgres.connection import Database, open_database
 from presage_platform.settings import Settings
 from tests.lib.attacks import attacks
-
-CONCEPTS = [
-    (70995007, 4322024), (59282003, 440417), (60046008, 254061), (46621007, 261880), (95436008, 4318404),
-    (19242006, 4078925), (8186001, 314658),
-]  # fmt: skip
+from tests.lib.task_vocabulary import fill_task_vocabulary
 
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     with open_database(settings, command="test") as opened:
         with opened.connect() as connection:
-            rows = [(c, "Condition", "SNOMED", str(code)) for code, c in CONCEPTS]
-            rows += [(9201, "Visit", "Visit", "IP"), (262, "Visit", "Visit", "ERIP")]
-            for concept, domain, vocabulary, code in rows:
-                connection.execute(
-                    "INSERT INTO concept (concept_id, concept_name, domain_id, vocabulary_id, concept_class_id,"
-                    " standard_concept, concept_code, valid_start_date, valid_end_date)"
-                    " VALUES (%s, 'made up', %s, %s, 'x', 'S', %s, '1970-01-01', '2099-12-31')",
-                    (concept, domain, vocabulary, code),
-                )
-                connection.execute("INSERT INTO concept_ancestor VALUES (%s, %s, 0, 0)", (concept, concept))
-            connection.execute("INSERT INTO concept_ancestor VALUES (254061, 2000000001, 1, 1)")
-            connection.execute(
-                "INSERT INTO vocabulary (vocabulary_id, vocabulary_name, vocabulary_reference, vocabulary_version,"
-                " vocabulary_concept_id) VALUES ('None', 'x', 'x', 'test 1', 0)"
-            )
-            connection.commit()
+            fill_task_vocabulary(connection)
         yield opened
 
 

@@ -53,20 +53,32 @@ def tasks_check(files: Files = None, workspace: Workspace = None, as_json: Json 
 
 
 def tasks_test(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
-    """Run the fixtures of task files in PostgreSQL, through the engine that labels.
+    """Run the fixtures of task files, and the laws that every task obeys, through the engine that labels.
 
     Example: platform tasks test tasks/
     """
     from presage_platform.labeling.tasks.engine import prepare_in
+    from presage_platform.labeling.tasks.metamorphic import run_laws
+    from presage_platform.labeling.tasks.passes import Passes
     from presage_platform.labeling.tasks.testing import run_fixture
     from presage_platform.postgres.connection import open_database
 
-    rows = []
-    with open_database(_settings(workspace), command="tasks") as database:
+    rows, lines = [], []
+    settings = _settings(workspace)
+    passes = Passes(settings.task_passes_file)
+    with open_database(settings, command="tasks") as database:
         for compiled, lock in prepare_in(find_files(files, workspace), database):
-            passed = run_fixture(compiled, lock, database) if compiled.task.has_body else 0
-            rows.append({"task": compiled.task.name, "passed": passed})
-    _say(rows, [f"{row['task']}: {row['passed']} cases passed" for row in rows], as_json)
+            name = compiled.task.name
+            if not compiled.task.has_body:
+                rows.append({"task": name, "passed": 0, "laws": {}})
+                lines.append(f"{name}: no query to test")
+                continue
+            passed, laws = run_fixture(compiled, lock, database), run_laws(compiled, lock, database)
+            passes.remember(compiled, lock)
+            rows.append({"task": name, "passed": passed, "laws": laws})
+            tested = ", ".join(f"{law} {number}" for law, number in laws.items())
+            lines.append(f"{name}: {passed} cases passed; laws held, changed cases: {tested}")
+    _say(rows, lines, as_json)
 
 
 def tasks_lock(

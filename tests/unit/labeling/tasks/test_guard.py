@@ -163,7 +163,7 @@ DIAGNOSES = {
 
 def test_l63_shipped_tasks_pass_the_guard_and_have_fixtures(tmp_path: Path) -> None:
     copied = copy_tasks("all", tmp_path)
-    assert len(copied) == 2 * len(shipped_tasks()) == 20
+    assert len(copied) == 2 * len(shipped_tasks()) == 24
     assert copy_tasks("all", tmp_path) == [], "what is there is kept"
     for name in shipped_tasks():
         shipped = read_task(tmp_path / f"{name}.sql")
