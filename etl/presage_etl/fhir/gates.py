@@ -17,6 +17,7 @@ from presage_etl.fhir.outcome import Dead, Excluded
 MAX_DEPTH = 200
 MARKS = (b'"modifierExtension"', b'"implicitRules"')
 
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _PATH = re.compile(r"`\$(?P<path>[^`]*)`")
 
 
@@ -51,6 +52,11 @@ def structural_fault(raw: bytes, struct: type[Any] | None) -> Dead | None:
     except (RecursionError, UnicodeError):
         return Dead("not-json")
     return None
+
+
+def without_nul(raw: bytes) -> bytes:
+    """Return the bytes without the escape of NUL, which no text of the database can hold (E74)."""
+    return _NUL.sub(rb"\1", raw) if b"\\u0000" in raw else raw
 
 
 def is_too_deep(raw: bytes) -> bool:

@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
+from presage_etl.fhir.gates import without_nul
 from presage_etl.fhir.mapping import Decoded
 from presage_etl.fhir.outcome import Dead
 from presage_etl.fhir.reader import Entry
@@ -34,6 +35,8 @@ class Resource:
 
     entry: Entry
     stage_no: int
+    readable: bytes = b""
+    """The bytes of the entry as they are decoded: without the escape of NUL."""
     resource_type: str | None = None
     resource_id: str | None = None
     content_hash: bytes = b""
@@ -74,7 +77,8 @@ def identify(resource: Resource) -> None:
     if entry.dead is not None:
         kill(resource, entry.dead, entry.path)
         return
-    envelope = _read_envelope(entry.raw)
+    resource.readable = without_nul(entry.raw)
+    envelope = _read_envelope(resource.readable)
     if isinstance(envelope, Dead):
         kill(resource, envelope.reason, envelope.path)
         return

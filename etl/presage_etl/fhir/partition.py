@@ -192,7 +192,9 @@ class _Worker:
     def _decode(self, resource: Resource, context: Context, codings: CodingSet) -> None:
         if resource.state != "loaded" or resource.resource_type is None:
             return
-        decoded = decode(resource.resource_type, resource.entry.raw, context)
+        if resource.readable is not resource.entry.raw:
+            self.notes[(resource.resource_type, "nul-removed", "", "")] += 1
+        decoded = decode(resource.resource_type, resource.readable, context)
         if isinstance(decoded, (Excluded, Dead)):
             self._end(resource, decoded)
             return
@@ -324,11 +326,10 @@ class _Worker:
         marker = connection.execute("SELECT 1 FROM run_marker WHERE run_no = %(run_no)s FOR SHARE", run).fetchone()
         if marker is None:
             return  # the run was given up while this worker was still at it: leave nothing behind
-        tables, unfit = self.batch.tables()
-        for text in unfit:
-            kind = resources[text.stage_no & ((1 << STAGE_BITS) - 1)].resource_type or ""
-            word = "text-cut" if text.change.is_cut else "nul-removed"
-            self.notes[(kind, word, f"{text.table}.{text.column}", "")] += 1
+        tables, cuts = self.batch.tables()
+        for cut in cuts:
+            kind = resources[cut.stage_no & ((1 << STAGE_BITS) - 1)].resource_type or ""
+            self.notes[(kind, "text-cut", f"{cut.table}.{cut.column}", "")] += 1
         try:
             connection.execute((SQL / "finish_chunk.sql").read_text(), {**run, **self._counts(resources)})
         except psycopg.errors.UniqueViolation:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from psycopg import sql
 from sqlalchemy import BigInteger, Column, Date, DateTime, Double, Integer, String, Table, Text
 
-from presage_etl.fhir.fit import Change, fit
+from presage_etl.fhir.fit import fit
 from presage_etl.fhir.outcome import Row
 from presage_platform.ledger.tables import TABLE_NUMBERS
 from presage_platform.omop.imaging import image_occurrence
@@ -59,14 +59,14 @@ class StageColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
-    """A text of one row that had to change to fit its column."""
+class Cut:
+    """A text of one row that was longer than its column."""
 
     stage_no: int
     table: str
     slot: str
     column: str
-    change: Change
+    whole: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,21 +276,19 @@ class Batch:
         extras = (stage_no, row.slot, row.rule, row.required_date, row.after_birth, row.date_source, row.imputed)
         rows.append((extras, row.values))
 
-    def tables(self) -> tuple[dict[str, pa.Table], list[Unfit]]:
-        """Return the rows of each stage table, and the texts that had to change to fit.
+    def tables(self) -> tuple[dict[str, pa.Table], list[Cut]]:
+        """Return the rows of each stage table, and the texts that were cut to fit: they go whole to `stage_long_value`.
 
-        Columns that no row fills are left out; what is cut goes whole to `stage_long_value`.
+        Columns that no row fills are left out.
         """
         tables: dict[str, pa.Table] = {}
-        unfit: list[Unfit] = []
+        cuts: list[Cut] = []
         for name, made in self._rows.items():
             tables[row_table(name).stage], found = _row_table(row_table(name), made)
-            unfit += found
-        for text in unfit:
-            if text.change.is_cut:
-                number = TABLE_NUMBERS[text.table]
-                self.append("stage_long_value", (text.stage_no, number, text.slot, text.column, text.change.whole))
-        return {stage: _special_table(stage, rows) for stage, rows in self._special.items()} | tables, unfit
+            cuts += found
+        for cut in cuts:
+            self.append("stage_long_value", (cut.stage_no, TABLE_NUMBERS[cut.table], cut.slot, cut.column, cut.whole))
+        return {stage: _special_table(stage, rows) for stage, rows in self._special.items()} | tables, cuts
 
 
 def _special_table(stage: str, rows: list[tuple[Any, ...]]) -> pa.Table:
@@ -299,8 +297,8 @@ def _special_table(stage: str, rows: list[tuple[Any, ...]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
-def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> tuple[pa.Table, list[Unfit]]:
-    unfit: list[Unfit] = []
+def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> tuple[pa.Table, list[Cut]]:
+    cuts: list[Cut] = []
     extras = zip(*(extra for extra, _ in rows), strict=True)
     arrays = {
         column.name: pa.array(values, type=column.arrow) for column, values in zip(_ROW_EXTRAS, extras, strict=True)
@@ -311,10 +309,10 @@ def _row_table(table: RowTable, rows: list[tuple[tuple[Any, ...], Mapping[str, A
         if column.name in filled:
             name = column.name
             array = pa.array([value.get(name) for value in values], type=column.arrow)
-            if column.kind == "value" and array.type == pa.string():
-                array, changes = fit(array, column.width)
-                for change in changes:
-                    stage_no, slot = rows[change.place][0][:2]
-                    unfit.append(Unfit(stage_no, table.name, slot, name, change))
+            if column.width is not None:
+                array, found = fit(array, column.width)
+                for place, whole in found.items():
+                    stage_no, slot = rows[place][0][:2]
+                    cuts.append(Cut(stage_no, table.name, slot, name, whole))
             arrays[name] = array
-    return pa.table(arrays), unfit
+    return pa.table(arrays), cuts

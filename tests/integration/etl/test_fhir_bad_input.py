@@ -132,3 +132,29 @@ def test_e96_ledger_reasons_are_of_the_closed_list(hospital: Settings, tmp_path:
     load(hospital, tmp_path / "a.ndjson", write_ndjson(tmp_path / "b.ndjson", small_hospital()))
     reasons = rows_of(hospital, "SELECT reason FROM dead_letter UNION SELECT reason FROM exclusion")
     assert [reason for (reason,) in reasons if not is_known(reason)] == []
+
+
+def test_e74_texts_that_are_too_long_or_hold_nul_never_stop_a_run(hospital: Settings, tmp_path: Path) -> None:
+    long, nul = "ü" * 300, "a\0b"
+    codes = {"coding": [{"system": nul, "code": nul, "display": nul}], "text": nul}
+    names: dict[str, object] = {"identifier": [{"system": nul, "value": nul}], "gender": nul}
+    write_ndjson(
+        tmp_path / "a.ndjson",
+        [
+            patient("a", **names),
+            observation("long", "a", "2020-01-01", code={"text": long}, valueString=long, valueQuantity=None),
+            observation("nul", "a", "2020-01-02", code=codes, valueString=nul, valueQuantity=None),
+            observation("lost", "a", "2020-01-03", encounter={"reference": f"Encounter/{nul}"}),
+        ],
+    )
+    report = load(hospital, tmp_path / "a.ndjson")
+    assert report.total.loaded == {"new": 4}
+    texts = "SELECT observation_source_value, value_as_string FROM observation ORDER BY observation_date"
+    assert rows_of(hospital, texts) == [(long[:50], long[:60]), ("ab", "ab")]
+    assert rows_of(hospital, "SELECT DISTINCT value FROM long_value") == [(long,)]
+    cut = rows_of(hospital, "SELECT element, count FROM run_note WHERE kind = 'text-cut' ORDER BY 1")
+    assert cut == [
+        ("observation.observation_source_value", 1),
+        ("observation.value_as_string", 1),
+        ("observation.value_source_value", 1),
+    ]
