@@ -13,7 +13,7 @@ import secrets
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -145,8 +145,14 @@ class LabelingSettings(Section):
     split_seed: int = 20
     n_shards: int | None = Field(default=None, ge=1)
     source_concepts: Literal["unmapped", "all", "none"] = "unmapped"
-    type_concepts: dict[str, tuple[int, ...]] = {}
+    type_concept: dict[str, tuple[int, ...]] = {}
+    status_concept: dict[str, tuple[int, ...]] = {}
+    value_bins: Path | None = None
     bins: int | tuple[float, ...] = 8
+    anchor: Literal["ct", "paper"] = "ct"
+    anchors: Annotated[int, Field(ge=1)] | Literal["all"] = 200_000
+    connections: int = Field(default=2, ge=1)
+    refresh: Literal["auto", "fingerprint", "off"] = "auto"
     min_cell: int = Field(default=11, ge=1)
     max_cost: float = Field(default=1e8, gt=0)
     max_rows: float = Field(default=1e7, gt=0)

@@ -15,6 +15,9 @@ from presage_platform.errors import IntegrityError
 from presage_platform.labeling.event import SECONDS_PER_DAY
 
 DEFAULT_BINS = 8
+NO_EVENT_TIMES = (
+    "labels: no event time in the unmasked train studies, expected some: load more records or lower min_events"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +33,7 @@ class Bins:
     num_events, exposure_s : int64, shape = (num_tasks,)
         What the rate was made of: `rate_per_s = num_events / exposure_s`.
     anchor : str
-        The studies (``"ct"``) or another choice of anchors.
+        The studies (``"ct"``) or day boundaries of whole records (``"paper"``), see `anchors.py`.
     fitted_on : str
         `persons_hash` of the persons whose times made edges and rates.
     """
@@ -76,12 +79,14 @@ def quantile_edges(time_s: NDArray[np.int32], *, num_bins: int = DEFAULT_BINS) -
         When there are no times, or two edges fall on one second.
     """
     if len(time_s) == 0:
-        raise IntegrityError(
-            "labels: no event time in the unmasked train studies, expected some: load more records or lower min_events"
-        )
+        raise IntegrityError(NO_EVENT_TIMES)
     ranks = np.array([-(-step * len(time_s) // num_bins) - 1 for step in range(1, num_bins)], dtype=np.int64)
-    inner = np.partition(time_s, ranks)[ranks] if num_bins > 1 else np.empty(0, dtype=np.int32)
-    return _checked_edges(np.concatenate([[0.0], inner.astype(np.float64), [np.inf]]))
+    return edges_between(np.partition(time_s, ranks)[ranks] if num_bins > 1 else np.empty(0, dtype=np.int32))
+
+
+def edges_between(inner_s: NDArray[Any]) -> NDArray[np.float64]:
+    """Return edges from the inner ones, in whole seconds; two that fall on one second are an error."""
+    return _checked_edges(np.concatenate([[0.0], inner_s.astype(np.float64), [np.inf]]))
 
 
 def explicit_edges(edges_days: Sequence[float]) -> NDArray[np.float64]:
@@ -144,7 +149,12 @@ def base_rates(
 
 
 def fit_bins(
-    edges_s: NDArray[np.float64], num_events: NDArray[np.int64], exposure_s: NDArray[np.int64], *, fitted_on: str
+    edges_s: NDArray[np.float64],
+    num_events: NDArray[np.int64],
+    exposure_s: NDArray[np.int64],
+    *,
+    fitted_on: str,
+    anchor: str = "ct",
 ) -> Bins:
     """Return the bins with their rates; a task without an event among the train studies is an error."""
     empty = np.flatnonzero(num_events == 0)
@@ -153,4 +163,4 @@ def fit_bins(
             f"labels: {len(empty)} tasks have no event in the train studies (first: number {empty[0]}), expected at "
             "least one each: raise min_events or choose the tasks again"
         )
-    return Bins(edges_s, num_events / exposure_s, num_events, exposure_s, "ct", fitted_on)
+    return Bins(edges_s, num_events / exposure_s, num_events, exposure_s, anchor, fitted_on)

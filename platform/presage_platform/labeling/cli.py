@@ -25,6 +25,9 @@ def label(
     guard: Annotated[Path | None, typer.Option(help="Folder of outcome tasks that must not leak.")] = None,
     tasks: Annotated[Path | None, typer.Option(help="Folder of SQL tasks (default: tasks/ of the workspace).")] = None,
     bins: Annotated[str | None, typer.Option(help="Number of time bins, or their edges in days: 30,90,365.")] = None,
+    anchors: Annotated[
+        str | None, typer.Option(help="Anchors of `anchor = paper`: how many are drawn, or all.")
+    ] = None,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Accept fewer than k tasks.")] = False,
     skip_tests: Annotated[bool, typer.Option("--skip-tests", help="Do not run the tasks' own tests; noted.")] = False,
     new_split: Annotated[bool, typer.Option("--new-split", help="Split these persons again.")] = False,
@@ -40,7 +43,7 @@ def label(
     from presage_platform.labeling import command
     from presage_platform.settings import read_settings
 
-    settings = _with_bins(read_settings(workspace), bins)
+    settings = _with_anchors(_with_bins(read_settings(workspace), bins), anchors)
     if verify:
         _print(command.verify(settings), as_json)
         return
@@ -72,6 +75,17 @@ def _with_bins(settings: Settings, bins: str | None) -> Settings:
         raise UsageError("usage: --bins 0: expected at least one bin, or edges in days such as 30,90,365")
     value: Any = int(bins) if bins.isdigit() else tuple(numbers)
     return settings.model_copy(update={"labeling": settings.labeling.model_copy(update={"bins": value})})
+
+
+def _with_anchors(settings: Settings, anchors: str | None) -> Settings:
+    if anchors is None:
+        return settings
+    from presage_platform.errors import UsageError
+
+    if anchors != "all" and not (anchors.isdigit() and int(anchors) > 0):
+        raise UsageError(f"usage: --anchors {anchors}: expected a number of anchors, or all")
+    value: Any = "all" if anchors == "all" else int(anchors)
+    return settings.model_copy(update={"labeling": settings.labeling.model_copy(update={"anchors": value})})
 
 
 def _print(report: Any, as_json: bool) -> None:

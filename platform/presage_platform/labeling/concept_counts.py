@@ -5,10 +5,12 @@ A shard is counted in one pass, by whoever has it in memory; what is sent on is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from presage_platform.labeling.first_occurrence import compiled
@@ -67,6 +69,19 @@ class ConceptCounter:
                 result[name] = np.full(len(concepts), start, dtype=np.int64)
                 ufunc.at(result[name], number, joined[name].astype(np.int64))
         return pa.table({name: pa.array(values, pa.int64()) for name, values in result.items()})
+
+
+def by_shard(parts: Sequence[ConceptPart]) -> pa.Table:
+    """Return the counts of all shards one after the other, with the shard's number."""
+    number = np.repeat(np.arange(len(parts)), [len(part["concept"]) for part in parts])
+    columns = {name: np.concatenate([part[name] for part in parts]).astype(np.int64) for name in _COUNT_COLUMNS}
+    return pa.table({"shard": number.astype(np.int64), **columns})
+
+
+def of_shard(counts: pa.Table, number: int) -> ConceptPart:
+    """Return the counts of one shard from those of all (`by_shard`)."""
+    mine = counts.filter(pc.equal(counts.column("shard"), number))
+    return {name: np.asarray(mine.column(name)) for name in _COUNT_COLUMNS}
 
 
 _COUNT_COLUMNS: dict[str, tuple[np.ufunc, int]] = {

@@ -1,48 +1,49 @@
-"""From the CDM to a snapshot: one read-only transaction, one query a table, no join, no order.
+"""From the CDM to a snapshot: one read-only transaction, one query a part of a table, no join, no order.
 
 Every connection reads the same state of the database (its snapshot is exported), rows come as Arrow batches through
-ADBC, and what cannot be a time in the record (infinity, before 1900, after the data cut) is dropped and counted.
+ADBC, and what cannot be a time in the record (infinity, before 1900, after the data cut) is dropped and counted. Big
+tables are split by physical address over the connections; how many there are changes no byte. Where an earlier snapshot
+is there, only the shards that changed since are read again (`refresh.py`).
 """
 
 from __future__ import annotations
 
+import queue
+import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-from sqlalchemy import Table, case, cast, func, literal_column, select
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import TIMESTAMP, SmallInteger
+from sqlalchemy import func, select
 
 from presage_platform.errors import DatabaseError, InputError
-from presage_platform.labeling import side_tables
+from presage_platform.labeling import refresh, side_tables
 from presage_platform.labeling.event import SECONDS_PER_DAY
-from presage_platform.labeling.first_occurrence import DATE_ONLY
-from presage_platform.labeling.semantics import LAST_SECOND
-from presage_platform.labeling.timeline import (
-    EVENT_DTYPE,
-    Snapshot,
-    SortedShard,
-    choose_n_shards,
-    shard_of_person,
-    sort_shard,
-    write_snapshot,
+from presage_platform.labeling.event_rows import Batch, unpack
+from presage_platform.labeling.event_tables import (
+    EVENT_TABLES,
+    EventTable,
+    between_pages,
+    event_query,
+    literal_sql,
+    schema_of,
+    shard_expression,
 )
+from presage_platform.labeling.hashing import hash_table
+from presage_platform.labeling.semantics import LAST_SECOND
+from presage_platform.labeling.spool import ShardLookup, Spool, counts_by_name, date_tables
+from presage_platform.labeling.timeline import Snapshot, SortedShard, choose_n_shards
+from presage_platform.labeling.timeline_writer import StagedShard, write_snapshot
+from presage_platform.labeling.value_bins import ValueBins, read_bins
 from presage_platform.logs import get_logger
-from presage_platform.omop import tables as cdm
 from presage_platform.progress import Progress
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select
-
     from presage_platform.postgres.connection import Database
     from presage_platform.settings import LabelingSettings
 
@@ -50,62 +51,17 @@ log = get_logger(__name__)
 
 MISSING = ("42P01", "42703", "42883", "42804")
 """SQLSTATE of a missing table or column, or of one with another type."""
-EARLIEST_S = -(70 * 365 + 17) * SECONDS_PER_DAY
-"""1900-01-01: an earlier date is a placeholder."""
-DEATH_CONCEPT = 4306655
-DEATH_TABLE = 7
-SOURCE_CONCEPT = 16
-MIDNIGHT = 32
-"""Flag of the extraction only: a datetime at 00:00:00, a bare date where most rows of the table have it."""
+PAGES_A_PART = 32_768
+"""256 MB of a table at a time: enough parts to keep every connection busy to the end."""
 
 
 @dataclass(frozen=True, slots=True)
-class EventTable:
-    """A CDM table and the columns that make its events; `bit` names it in the flags."""
+class Part:
+    """Some pages of a table: from `first` to before `stop` (None = to the end); without `first`, the whole table."""
 
-    name: str
-    bit: int
-    concept: str
-    day: str
-    moment: str
-    source: str | None
-    kind: str | None
-
-    @property
-    def table(self) -> Table:
-        """The declared table."""
-        return cdm.TABLES[self.name]
-
-
-EVENT_TABLES = (
-    EventTable("condition_occurrence", 0, "condition_concept_id", "condition_start_date", "condition_start_datetime",
-               "condition_source_concept_id", "condition_type_concept_id"),
-    EventTable("procedure_occurrence", 1, "procedure_concept_id", "procedure_date", "procedure_datetime",
-               "procedure_source_concept_id", "procedure_type_concept_id"),
-    EventTable("drug_exposure", 2, "drug_concept_id", "drug_exposure_start_date", "drug_exposure_start_datetime",
-               "drug_source_concept_id", "drug_type_concept_id"),
-    EventTable("measurement", 3, "measurement_concept_id", "measurement_date", "measurement_datetime",
-               "measurement_source_concept_id", "measurement_type_concept_id"),
-    EventTable("observation", 4, "observation_concept_id", "observation_date", "observation_datetime",
-               "observation_source_concept_id", "observation_type_concept_id"),
-    EventTable("device_exposure", 5, "device_concept_id", "device_exposure_start_date",
-               "device_exposure_start_datetime", "device_source_concept_id", "device_type_concept_id"),
-    EventTable("visit_occurrence", 6, "visit_concept_id", "visit_start_date", "visit_start_datetime",
-               "visit_source_concept_id", "visit_type_concept_id"),
-)  # fmt: skip
-
-
-@dataclass
-class Extraction:
-    """What was read and dropped; counts only."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def counts(self) -> dict[str, int]:
-        """Return all counts under one name each."""
-        read = {f"rows read from {name}": count for name, count in self.rows.items()}
-        return read | {f"dropped, {name}": count for name, count in self.dropped.items() if count}
+    source: EventTable
+    first: int | None = None
+    stop: int | None = None
 
 
 def extract_snapshot(database: Database, settings: LabelingSettings, timeline_dir: Path) -> Snapshot:
@@ -116,88 +72,134 @@ def extract_snapshot(database: Database, settings: LabelingSettings, timeline_di
     InputError
         If the database lacks what labels need: persons, observation periods, a data cut.
     """
+    bins = None if settings.value_bins is None else read_bins(settings.value_bins)
     with database.connect() as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         sides = side_tables.read(connection, data_cut_s=_declared_cut(settings))
         state = connection.execute("SELECT pg_export_snapshot()").fetchone()
-        expected = sum(count_rows(connection, database).values())
-        n_shards = settings.n_shards or choose_n_shards(expected)
-        found = Extraction()
-        with _arrow_connection(database, str(state[0]) if state else "") as cursor:
-            shards = _spool(cursor, database, settings, sides, n_shards, expected, found)
-            return write_snapshot(
-                timeline_dir,
-                shards,
-                sides.tables,
-                settings={
-                    "data_cut_s": sides.data_cut_s,
-                    "source_concepts": settings.source_concepts,
-                    "type_concepts": {name: sorted(ids) for name, ids in settings.type_concepts.items()},
-                    "n_shards": n_shards,
-                },
-                vocabulary_version=sides.vocabulary_version,
-                counts=lambda: {**sides.counts, **found.counts()},
-            )
+        n_shards = settings.n_shards or choose_n_shards(sum(count_rows(connection, database).values()))
+        identity = extraction_settings(settings, sides.data_cut_s, n_shards, bins)
+        lookup = ShardLookup(sides.person_id, n_shards)
+        plan = refresh.plan(connection, database, settings, timeline_dir, sides, lookup, identity)
+        parts = table_parts(connection, database)
+        timeline_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(prefix="events-", suffix=".partial", dir=timeline_dir))
+        try:
+            with Spool(folder, lookup, sides.data_cut_s) as spool:
+                reader = Reader(database, str(state[0]) if state else "", settings, bins, spool)
+                changed = reader.read(parts, plan.changed)
+                if not plan.agrees(date_tables(EVENT_TABLES, plan.merged_counts(spool.counts))):
+                    # Most times of a table are midnights now, or are so no longer: that changes every shard.
+                    changed = reader.read(parts, plan.read_everything() - changed)
+                counts = plan.merged_counts(spool.counts)
+                spool.add_deaths(sides.death_rows, sorted(plan.changed))
+                spool.finish()
+                return write_snapshot(
+                    timeline_dir,
+                    _shards(spool, plan, date_tables(EVENT_TABLES, counts)),
+                    sides.tables if bins is None else {**sides.tables, "bins": bins.table},
+                    settings=identity,
+                    vocabulary_version=sides.vocabulary_version,
+                    counts=lambda: {**sides.counts, **counts_by_name(counts)},
+                    refresh=plan.remembered(counts),
+                )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def event_query(source: EventTable, settings: LabelingSettings) -> Select[Any]:
-    """Return the query of one table: person, concept, source concept, time, whether the time is a bare date."""
-    columns = source.table.c
-    concept = columns[source.concept]
-    code = columns[source.source] if source.source is not None and settings.source_concepts != "none" else None
-    time = func.coalesce(columns[source.moment], cast(columns[source.day], TIMESTAMP))
-    # ADBC refuses infinite times: as NULL they are dropped and counted here.
-    finite = func.nullif(
-        func.nullif(time, cast(literal_column("'infinity'"), TIMESTAMP)), cast(literal_column("'-infinity'"), TIMESTAMP)
-    )
-    query = select(
-        columns["person_id"].label("person_id"),
-        concept.label("concept"),
-        (func.coalesce(code, 0) if code is not None else cast(0, concept.type)).label("source_concept"),
-        finite.label("time"),
-        cast(case((columns[source.moment].is_(None), 1), else_=0), SmallInteger).label("is_date"),
-    ).where((concept > 0) if code is None else ((concept > 0) | (code > 0)))
-    if source.name in settings.type_concepts and source.kind is not None:
-        query = query.where(columns[source.kind].in_(settings.type_concepts[source.name]))
-    return query
+def extraction_settings(
+    settings: LabelingSettings, data_cut_s: int, n_shards: int, bins: ValueBins | None
+) -> dict[str, Any]:
+    """Return what of the settings makes another snapshot of the same database."""
+    return {
+        "data_cut_s": data_cut_s,
+        "source_concepts": settings.source_concepts,
+        "type_concept": {name: sorted(ids) for name, ids in settings.type_concept.items()},
+        "status_concept": {name: sorted(ids) for name, ids in settings.status_concept.items()},
+        "value_bins": None if bins is None else hash_table(bins.table),
+        "value_flag": settings.mode == "paper-floor",
+        "n_shards": n_shards,
+    }
 
 
-def events_of(batch: dict[str, NDArray[Any]], bit: int, source_concepts: str) -> NDArray[Any]:
-    """Return the events of some rows: the standard concept, and by policy the source concept.
+class Reader:
+    """Reads parts of tables into a spool over several connections that see one state."""
 
-    Columns: person_id, concept, source_concept, time_s, is_date (0 or 1), all of one length.
-    """
-    flags = np.uint8(bit) | np.where(batch["is_date"] == 1, DATE_ONLY, 0).astype(np.uint8)
-    midnight = (batch["is_date"] == 0) & (batch["time_s"] % SECONDS_PER_DAY == 0)
-    flags |= np.where(midnight, MIDNIGHT, 0).astype(np.uint8)
-    standard = batch["concept"] > 0
-    wanted = (batch["source_concept"] > 0) & (batch["source_concept"] != batch["concept"])
-    if source_concepts == "unmapped":
-        wanted &= ~standard
+    def __init__(
+        self, database: Database, state: str, settings: LabelingSettings, bins: ValueBins | None, spool: Spool
+    ) -> None:
+        self._database, self._state, self._settings = database, state, settings
+        self._bins, self._spool = bins, spool
+
+    def read(self, parts: Sequence[Part], shards: set[int]) -> set[int]:
+        """Read the rows of some shards (all of them without a condition) and return these shards."""
+        if not shards:
+            return shards
+        work: queue.SimpleQueue[Part] = queue.SimpleQueue()
+        for part in parts:
+            work.put(part)
+        failures: list[BaseException] = []
+        with Progress("extract", unit="rows") as bar:
+
+            def run() -> None:
+                try:
+                    with _arrow_connection(self._database, self._state) as cursor:
+                        while not failures:
+                            self._read_part(cursor, work.get_nowait(), shards, bar)
+                except queue.Empty:
+                    return
+                except BaseException as error:  # handed to the caller's thread
+                    failures.append(error)
+
+            number = min(self._settings.connections, len(parts))
+            threads = [threading.Thread(target=run, name=f"extract-{n}") for n in range(number)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if failures:
+            raise failures[0]
+        return shards
+
+    def _read_part(self, cursor: Any, part: Part, shards: set[int], bar: Progress) -> None:
+        query = event_query(part.source, self._settings)
+        if part.first is not None:
+            query = query.where(between_pages(part.source, part.first, part.stop, self._database))
+        if len(shards) < self._spool.n_shards:
+            shard = shard_expression(part.source.table.c["person_id"], self._spool.n_shards)
+            query = query.where(shard.in_(sorted(shards)))
+        for batch in _batches(cursor, literal_sql(query, self._database)):
+            self._spool.add(part.source, batch, self._settings.source_concepts, self._bins)
+            bar.advance(len(batch["person_id"]))
+
+
+def table_parts(connection: Any, database: Database) -> list[Part]:
+    """Return the parts of all tables, the largest tables first; views and partitioned tables are one part each."""
+    sizes = []
+    for source in EVENT_TABLES:
+        row = connection.execute(
+            "SELECT CASE WHEN relkind = 'r' THEN pg_relation_size(oid) / current_setting('block_size')::bigint END"
+            " FROM pg_class WHERE oid = to_regclass(%s)",
+            [f'"{schema_of(source, database)}".{source.name}'],
+        ).fetchone()
+        sizes.append((source, row[0] if row else None))
     parts = []
-    for rows, concept, extra in ((standard, "concept", 0), (wanted, "source_concept", SOURCE_CONCEPT)):
-        events = np.empty(int(rows.sum()), dtype=EVENT_DTYPE)
-        events["person_id"], events["time"] = batch["person_id"][rows], batch["time_s"][rows]
-        events["concept"], events["flags"] = batch[concept][rows], flags[rows] | extra
-        parts.append(events)
-    return np.concatenate(parts)
+    for source, pages in sorted(sizes, key=lambda size: (-(size[1] or 0), size[0].bit)):
+        starts = list(range(0, pages or 0, PAGES_A_PART))
+        stops: list[int | None] = [*starts[1:], None]
+        parts += (
+            [Part(source, *ends) for ends in zip(starts, stops, strict=True)] if len(starts) > 1 else [Part(source)]
+        )
+    return parts
 
 
-def settle_midnights(events: NDArray[Any], date_tables: set[int]) -> NDArray[Any]:
-    """Turn midnights of tables that have mostly midnights into bare dates, and clear the extraction's own flag."""
-    midnight = (events["flags"] & MIDNIGHT) != 0
-    bare = midnight & np.isin(events["flags"] & 7, sorted(date_tables))
-    events["flags"] = (events["flags"] & ~np.uint8(MIDNIGHT)) | np.where(bare, DATE_ONLY, 0).astype(np.uint8)
-    return events
-
-
-def death_events(sides: side_tables.SideTables) -> NDArray[Any]:
-    """Return every death row as an event; its cause is no event."""
-    person, time, is_date = sides.death_rows
-    events = np.empty(len(person), dtype=EVENT_DTYPE)
-    events["person_id"], events["time"], events["concept"] = person, time, DEATH_CONCEPT
-    events["flags"] = DEATH_TABLE | np.where(is_date, DATE_ONLY, 0)
-    return events
+def count_rows(connection: Any, database: Database) -> dict[str, int]:
+    """Return the number of rows of each table that makes events."""
+    counts = {}
+    for source in EVENT_TABLES:
+        query = literal_sql(select(func.count()).select_from(source.table), database)
+        counts[source.name] = int((connection.execute(query).fetchone() or [0])[0])
+    return counts
 
 
 def _declared_cut(settings: LabelingSettings) -> int | None:
@@ -206,23 +208,12 @@ def _declared_cut(settings: LabelingSettings) -> int | None:
     return (settings.data_cut - date(1970, 1, 1)).days * SECONDS_PER_DAY + LAST_SECOND
 
 
-def count_rows(connection: Any, database: Database) -> dict[str, int]:
-    """Return the number of rows of each table that makes events."""
-    counts = {}
-    for source in EVENT_TABLES:
-        query = _literal(select(func.count()).select_from(source.table), database)
-        counts[source.name] = int((connection.execute(query).fetchone() or [0])[0])
-    return counts
-
-
-def _literal(query: Select[Any], database: Database) -> str:
-    compiled = query.compile(
-        dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
-        schema_translate_map=database.schemas.translation,
-        render_schema_translate=True,
-        compile_kwargs={"literal_binds": True},
-    )
-    return str(compiled)
+def _shards(spool: Spool, plan: refresh.Plan, bare: set[int]) -> Iterator[SortedShard | StagedShard]:
+    for number in range(spool.n_shards):
+        if number in plan.changed:
+            yield spool.sorted_shard(number, bare)
+        else:
+            yield plan.kept(number)
 
 
 @contextmanager
@@ -248,83 +239,7 @@ def _arrow_connection(database: Database, state: str) -> Iterator[Any]:
         ) from None
 
 
-def _spool(
-    cursor: Any,
-    database: Database,
-    settings: LabelingSettings,
-    sides: side_tables.SideTables,
-    n_shards: int,
-    expected: int,
-    found: Extraction,
-) -> Iterator[SortedShard]:
-    """Spill every table's events by shard, then sort one shard at a time."""
-    persons = sides.person_id
-    shard_of = np.array([shard_of_person(person, n_shards) for person in persons.tolist()], dtype=np.int64)
-    with tempfile.TemporaryDirectory(prefix="presage-events-") as folder, ExitStack() as open_files:
-        paths = [Path(folder) / f"{number:05d}" for number in range(n_shards)]
-        files = [open_files.enter_context(path.open("wb")) for path in paths]
-        date_tables: set[int] = set()
-        with Progress("extract", total=expected, unit="rows") as bar:
-            for source in EVENT_TABLES:
-                midnights = timed = 0
-                for batch in _batches(cursor, _literal(event_query(source, settings), database)):
-                    bar.advance(len(batch["person_id"]))
-                    found.rows[source.name] += len(batch["person_id"])
-                    has_time = batch["is_date"] == 0
-                    timed += int(has_time.sum())
-                    midnights += int((has_time & (batch["time_s"] % SECONDS_PER_DAY == 0)).sum())
-                    kept = _plausible(batch, sides.data_cut_s, source.name, found)
-                    _spill(events_of(kept, source.bit, settings.source_concepts), persons, shard_of, files, found)
-                if timed and midnights * 2 > timed:
-                    date_tables.add(source.bit)
-        _spill(death_events(sides), persons, shard_of, files, found)
-        open_files.close()
-        for path in paths:
-            yield sort_shard(settle_midnights(np.fromfile(path, dtype=EVENT_DTYPE), date_tables))
-
-
-def _batches(cursor: Any, query: str) -> Iterator[dict[str, NDArray[Any]]]:
+def _batches(cursor: Any, query: str) -> Iterator[Batch]:
     cursor.execute(query)
     for batch in cursor.fetch_record_batch():
-        time = batch.column("time")
-        valid = np.asarray(time.is_valid())
-        micros = np.asarray(time.cast(pa.timestamp("us")).cast(pa.int64()).fill_null(0))
-        yield {
-            "person_id": np.asarray(batch.column("person_id")).astype(np.int64),
-            "concept": np.asarray(batch.column("concept")).astype(np.int32),
-            "source_concept": np.asarray(batch.column("source_concept")).astype(np.int32),
-            "time_s": np.where(valid, micros // 1_000_000, EARLIEST_S - 1),
-            "is_date": np.asarray(batch.column("is_date")),
-        }
-
-
-def _plausible(
-    batch: dict[str, NDArray[Any]], data_cut_s: int, table: str, found: Extraction
-) -> dict[str, NDArray[Any]]:
-    early, late = batch["time_s"] < EARLIEST_S, batch["time_s"] > data_cut_s
-    found.dropped[f"{table}: before 1900 or infinite"] += int(early.sum())
-    found.dropped[f"{table}: after the data cut"] += int(late.sum())
-    keep = ~(early | late)
-    return batch if keep.all() else {name: values[keep] for name, values in batch.items()}
-
-
-def _spill(
-    events: NDArray[Any],
-    persons: NDArray[np.int64],
-    shard_of: NDArray[np.int64],
-    files: list[Any],
-    found: Extraction,
-) -> None:
-    if len(events) == 0:
-        return
-    at = np.minimum(np.searchsorted(persons, events["person_id"]), max(len(persons) - 1, 0))
-    known = persons[at] == events["person_id"]
-    found.dropped["person not in person"] += int((~known).sum())
-    events, shard = events[known], shard_of[at[known]]
-    if len(files) == 1:
-        files[0].write(events.tobytes())
-        return
-    order = np.argsort(shard, kind="stable")
-    cuts = np.searchsorted(shard[order], np.arange(len(files) + 1))
-    for number, file in enumerate(files):
-        file.write(events[order[cuts[number] : cuts[number + 1]]].tobytes())
+        yield unpack(batch)

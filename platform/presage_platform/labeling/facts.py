@@ -128,7 +128,7 @@ def index_facts(
         visit_start_s=_pick(histories.visits.start_s, visit, day_start(t0_s)),
         visit_end_s=_pick(histories.visits.end_s, visit, day_end(t0_s)),
         guard_end_s=_pick(stay.end_s, guard, t0_s),
-        death_s=_look_up(histories.death_person_id, histories.death_s, person_id, NEVER),
+        death_at_s=_look_up(histories.death_person_id, histories.death_s, person_id, NEVER),
     )
     return facts, _pick(histories.visit_id, visit, np.full(len(t0_s), -1, dtype=np.int64))
 

@@ -15,6 +15,7 @@ from presage_platform.labeling.exclusions import locked_concepts
 from presage_platform.labeling.index import IndexRows, choose_t0, read_index_file
 from presage_platform.labeling.ontology import Vocabulary
 from presage_platform.labeling.overlap import Keys, image_keys
+from presage_platform.labeling.paper_labels import PAPER_MODES
 from presage_platform.labeling.side_tables import numbers
 from presage_platform.labeling.statements import statement
 from presage_platform.labeling.timeline import Snapshot
@@ -58,12 +59,15 @@ def read_from_database(
     snapshot = extract_snapshot(database, settings.labeling, settings.timeline_dir)
     seconds = {"snapshot": round(time.perf_counter() - start, 3)}
     _refuse_empty(snapshot)
+    paper = settings.labeling.mode in PAPER_MODES
     with database.connect() as connection:
         rows = _index(connection, snapshot, index_file)
         return Inputs(
             snapshot=snapshot,
             rows=rows,
-            vocabulary=from_database(connection, snapshot.concepts, snapshot.manifest["vocabulary_version"]),
+            vocabulary=from_database(
+                connection, snapshot.concepts, snapshot.manifest["vocabulary_version"], with_parents=paper
+            ),
             guard=_guard(settings, guard),
             series=copy_out(connection, statement("image_uid")) if index_file is None else None,
             names=names_from_database(connection, _origin_concepts(snapshot)),
@@ -82,7 +86,7 @@ def read_from_files(
     return Inputs(
         snapshot=snapshot,
         rows=read_index_file(index_file, data_cut_s=snapshot.data_cut_s, known_persons=persons),
-        vocabulary=from_folder(vocabulary, snapshot.concepts),
+        vocabulary=from_folder(vocabulary, snapshot.concepts, with_parents=settings.labeling.mode in PAPER_MODES),
         guard=_guard(settings, guard),
         series=None,
         names=names_from_folder(vocabulary, _origin_concepts(snapshot)),

@@ -81,6 +81,8 @@ class Vocabulary:
         concept_id_1, concept_id_2: valid relationships of non-standard concepts.
     version : str
         `vocabulary_version` of the row whose vocabulary_id is `None`.
+    parent : Table, optional
+        ancestor_concept_id, descendant_concept_id one step apart, up to the roots; read in the paper's modes only.
     """
 
     concepts: pa.Table
@@ -88,6 +90,7 @@ class Vocabulary:
     maps_to: pa.Table
     replaced_by: pa.Table
     version: str
+    parent: pa.Table | None = None
 
 
 def standard_targets(present: NDArray[np.int64], vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from presage_platform.errors import IntegrityError, SettingsError
-from presage_platform.labeling import exclusions, selection
+from presage_platform.labeling import selection
+from presage_platform.labeling.anchors import anchor_parts, measure
 from presage_platform.labeling.attrition import attrition, attrition_text
-from presage_platform.labeling.bins import Bins, base_rates, explicit_edges, fit_bins, quantile_edges
+from presage_platform.labeling.bins import Bins, base_rates, edges_between, explicit_edges, fit_bins, quantile_edges
 from presage_platform.labeling.covariates import covariates
 from presage_platform.labeling.event import INCIDENT_ONLY
-from presage_platform.labeling.first_occurrence import count_tasks, label_shard
-from presage_platform.labeling.ontology import ConceptTasks, ancestry, concept_tasks
+from presage_platform.labeling.first_occurrence import label_shard
+from presage_platform.labeling.ontology import ConceptTasks
+from presage_platform.labeling.paper_labels import PAPER_MODES, mask_without_events
 from presage_platform.labeling.preparation import Prepared, prepare, studies_table
 from presage_platform.labeling.semantics import IndexFacts, Policy, RiskWindows
 from presage_platform.labeling.splits import keep_split, persons_hash, prove_no_overlap
 from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.store_writer import ShardLabels, label_sha256, write_label_store
+from presage_platform.labeling.task_choice import choose_tasks
 from presage_platform.labeling.timeline import Snapshot
 from presage_platform.logs import get_logger
 from presage_platform.parallel import map_partitions
@@ -76,16 +78,12 @@ def make_labels(
     Raises
     ------
     SettingsError
-        If a mode is asked for that does not exist yet.
+        If the mode needs another snapshot than the one that was named.
     IntegrityError
         If nothing is at risk, too few concepts qualify, or a split shares a person or an image.
     """
     chosen = settings.labeling
-    if chosen.mode != "default":
-        raise SettingsError(
-            f"settings: labeling.mode = {chosen.mode} selects tasks by the paper's rules, which this version cannot do "
-            "yet: expected mode = default"
-        )
+    paper = chosen.mode in PAPER_MODES
     report = LabelReport(snapshot_id=inputs.snapshot.snapshot_id, seconds=dict(inputs.seconds))
     with _timed(report, "index"):
         prepared = prepare(inputs.rows, inputs.snapshot, chosen)
@@ -95,7 +93,13 @@ def make_labels(
         keep_split(settings.labels_dir / "splits", prepared.split, new_split=new_split)
     report.split_id = prepared.split.split_id
     with _timed(report, "tasks"):
-        task_set, ontology, pairs = choose_tasks(prepared, inputs, chosen, allow_fewer=allow_fewer)
+        choice = choose_tasks(prepared, inputs, chosen, allow_fewer=allow_fewer)
+    task_set, ontology = choice.tasks, choice.ontology
+    shards = None
+    if paper:  # which studies have no task event is part of the index, hence of the hash
+        with _timed(report, "kernel"):
+            shards = run_kernel(inputs.snapshot, prepared, ontology, settings)
+        prepared = replace(prepared, windows=mask_without_events(prepared.windows, shards))
     studies = studies_table(prepared)
     known = covariates(prepared.rows, prepared.visit_id, inputs.snapshot, inputs.names)
     identity = {
@@ -111,16 +115,19 @@ def make_labels(
         report.reused = True
         _fill(report, LabelStore.open(folder))
         return report, folder
-    with _timed(report, "kernel"):
-        shards = run_kernel(inputs.snapshot, prepared, ontology, settings)
-    bins, medians = _rates(prepared, shards, ontology.num_tasks, chosen)
-    tasks = selection.registry(task_set, pairs, inputs.vocabulary, bins.rate_per_s, medians)
+    if shards is None:
+        with _timed(report, "kernel"):
+            shards = run_kernel(inputs.snapshot, prepared, ontology, settings)
+    with _timed(report, "rates"):
+        bins, medians = _rates(inputs.snapshot, prepared, shards, ontology, chosen)
+    tasks = selection.registry(task_set, choice.train_pairs, inputs.vocabulary, bins.rate_per_s, medians)
     steps = attrition(
         prepared.rows.num_linked,
         prepared.rows.num_usable,
         prepared.rows.person_id,
         prepared.windows.mask,
         np.concatenate([np.diff(shard.indptr) for shard in shards]),
+        paper=paper,
     )
     document = {
         "steps": [step.to_json() for step in steps],
@@ -154,62 +161,6 @@ def make_labels(
     _fill(report, LabelStore.open(folder))
     log.info("labels written", extra={"fields": {"studies": studies.num_rows, "tasks": tasks.num_rows}})
     return report, folder
-
-
-def choose_tasks(
-    prepared: Prepared, inputs: Inputs, settings: LabelingSettings, *, allow_fewer: bool
-) -> tuple[selection.TaskSet, ConceptTasks, Any]:
-    """Choose the task set on train persons only, and map concepts to its tasks."""
-    present = inputs.snapshot.concepts
-    pairs = ancestry(present, inputs.vocabulary).within(settings.max_levels)
-    candidates = np.unique(pairs.ancestor)
-    first = first_train_studies(prepared)
-    if len(first) == 0:
-        raise IntegrityError(
-            "labels: no train study is at risk, expected at least one: check the links (`platform link`), "
-            "or change [labeling] split_fractions, min_prior_obs or grace_days"
-        )
-    counts = count_candidates(inputs.snapshot, prepared, first, concept_tasks(present, candidates, pairs))
-    chosen = selection.select_tasks(
-        candidates,
-        counts,
-        pairs,
-        inputs.vocabulary,
-        settings,
-        excluded=exclusions.excluded(
-            candidates, inputs.vocabulary.concepts, exclusions.exclusion_lines(settings.exclusions)
-        ),
-        guarded=exclusions.guarded(
-            (concept for ids in inputs.guard.values() for concept in ids), inputs.vocabulary, settings.guard_scope
-        ),
-        allow_fewer=allow_fewer,
-    )
-    return chosen, concept_tasks(present, chosen.concept_id, pairs), pairs
-
-
-def first_train_studies(prepared: Prepared) -> NDArray[np.int64]:
-    """Return the row of the earliest unmasked study of each train person."""
-    rows = np.flatnonzero((prepared.part == 0) & (prepared.windows.mask == 0))
-    person = prepared.rows.person_id[rows]
-    return rows[np.concatenate([[True], person[1:] != person[:-1]])] if len(rows) else rows
-
-
-def count_candidates(
-    snapshot: Snapshot, prepared: Prepared, rows: NDArray[np.int64], ontology: ConceptTasks
-) -> selection.Counts:
-    """Count next events, prevalent and incident studies of each candidate over some rows."""
-    totals = np.zeros((3, ontology.num_tasks), dtype=np.int64)
-    for number in range(snapshot.n_shards):
-        here = rows[prepared.shard[rows] == number]
-        if len(here):
-            totals += count_tasks(
-                snapshot.shard(number),
-                prepared.facts.take(here),
-                prepared.windows.take(here),
-                ontology,
-                same_day=prepared.policy.same_day,
-            )
-    return selection.Counts(totals[0], totals[1], totals[2], len(rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -250,30 +201,38 @@ def run_kernel(snapshot: Snapshot, prepared: Prepared, ontology: ConceptTasks, s
 
 def semantics_json(policy: Policy, settings: LabelingSettings) -> dict[str, Any]:
     """Return every setting that the labels depend on beside their inputs."""
-    names = ("bridge_days", "grace_days", "max_levels", "bins", "mode", "k", "min_events")
+    names = ["bridge_days", "grace_days", "max_levels", "bins", "anchor", "mode", "k", "min_events"]
+    names += ["anchors", "split_seed"] if settings.anchor == "paper" else []
     return {**policy.to_json(), **{name: getattr(settings, name) for name in names}}
 
 
 def _rates(
-    prepared: Prepared, shards: list[ShardLabels], num_tasks: int, settings: LabelingSettings
+    snapshot: Snapshot,
+    prepared: Prepared,
+    shards: list[ShardLabels],
+    ontology: ConceptTasks,
+    settings: LabelingSettings,
 ) -> tuple[Bins, NDArray[np.float64]]:
-    """Fit edges and rates on the unmasked train studies, in the next view."""
+    """Fit edges and rates on the anchors of the train persons, in the next view; medians are those of the studies."""
     train = (prepared.part == 0) & ((prepared.windows.mask & ~np.uint16(INCIDENT_ONLY)) == 0)
     lengths = np.concatenate([np.diff(shard.indptr) for shard in shards])
     row = np.repeat(np.arange(len(lengths)), lengths)
     use = train[row]
     task = np.concatenate([shard.task for shard in shards])[use]
     time_s = np.concatenate([shard.time for shard in shards])[use]
-    compact = (np.cumsum(train) - 1)[row[use]]
-    entry, end = prepared.windows.entry_s[train], prepared.windows.end_s[train]
-    edges = (
-        quantile_edges(time_s, num_bins=settings.bins)
-        if isinstance(settings.bins, int)
-        else explicit_edges(settings.bins)
-    )
-    events, exposure = base_rates(task, time_s, end, entry, compact, num_tasks)
+    medians = selection.median_times(task, time_s, ontology.num_tasks)
+    num_bins = settings.bins if isinstance(settings.bins, int) else None
+    if settings.anchor == "paper":
+        found = measure(lambda: anchor_parts(snapshot, prepared, settings), prepared, ontology, num_bins)
+        inner, events, exposure = edges_between(found.edges_s), found.num_events, found.exposure_s
+    else:
+        entry, end = prepared.windows.entry_s[train], prepared.windows.end_s[train]
+        compact = (np.cumsum(train) - 1)[row[use]]
+        events, exposure = base_rates(task, time_s, end, entry, compact, ontology.num_tasks)
+        inner = quantile_edges(time_s, num_bins=num_bins or 1)
+    edges = inner if isinstance(settings.bins, int) else explicit_edges(settings.bins)
     fitted_on = persons_hash(prepared.rows.person_id[prepared.part == 0])
-    return fit_bins(edges, events, exposure, fitted_on=fitted_on), selection.median_times(task, time_s, num_tasks)
+    return fit_bins(edges, events, exposure, fitted_on=fitted_on, anchor=settings.anchor), medians
 
 
 def _person_keys(prepared: Prepared) -> tuple[NDArray[np.int64], list[Any]]:

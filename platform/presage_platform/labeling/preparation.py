@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from presage_platform.labeling.covariates import sites
 from presage_platform.labeling.facts import index_facts
 from presage_platform.labeling.index import STUDIES_SCHEMA, IndexRows
-from presage_platform.labeling.semantics import IndexFacts, Policy, RiskWindows, prior_observation_days, risk_windows
+from presage_platform.labeling.paper_labels import PAPER_MODES, paper_policy, paper_windows
+from presage_platform.labeling.semantics import (
+    BEFORE_ALL,
+    IndexFacts,
+    Policy,
+    RiskWindows,
+    prior_observation_days,
+    risk_windows,
+)
 from presage_platform.labeling.splits import Split, split_persons
 
 if TYPE_CHECKING:
@@ -60,7 +68,19 @@ def prepare(rows: IndexRows, snapshot: Snapshot, settings: LabelingSettings) -> 
     policy = replace(policy, fed_by_conditions=bool((tables & 1).any()))
     site = sites(*snapshot.person_and_visit(rows.person_id, visit_id))
     split = _split(rows, site, settings)
-    return Prepared(rows, shard, facts, visit_id, risk_windows(facts, policy), policy, split, site)
+    if settings.mode in PAPER_MODES:
+        policy = paper_policy(policy)
+        windows = paper_windows(facts, policy, last_event_s(snapshot, rows.person_id))
+    else:
+        windows = risk_windows(facts, policy)
+    return Prepared(rows, shard, facts, visit_id, windows, policy, split, site)
+
+
+def last_event_s(snapshot: Snapshot, person_id: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the raw time of each person's last event, `BEFORE_ALL` where there is none."""
+    persons, last_s = snapshot.last_events(raw=True)
+    at = np.minimum(np.searchsorted(persons, person_id), len(persons) - 1)
+    return np.where(persons[at] == person_id, last_s[at], BEFORE_ALL)
 
 
 def studies_table(prepared: Prepared) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The default task set: the concepts whose future is least certain, chosen on train persons only.
+"""The default task set: the concepts whose future is least certain, chosen on train persons only; and its registry.
 
 On the earliest unmasked study of each train person: `n` incident events and `m` studies at risk, `p = n / m`, score
 `H(p) = −p ln p − (1 − p) ln(1 − p)`. Plain entropy, not the conditional form: the at-risk sets of child and parent
@@ -70,11 +70,12 @@ class TaskSet:
     counts: Counts
     removed: Mapping[str, int]
     removed_by: Mapping[int, str]
+    mode: str = "default"
 
     @property
     def sha256(self) -> str:
         """Hash of the tasks in order."""
-        return hash_json({"mode": "default", "concepts": self.concept_id.tolist()})
+        return hash_json({"mode": self.mode, "concepts": self.concept_id.tolist()})
 
 
 def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,7 +171,7 @@ def redundant_ancestors(
 def registry(
     chosen: TaskSet, pairs: Ancestry, vocabulary: Vocabulary, rate_per_s: NDArray[np.float64], median_s: NDArray[Any]
 ) -> pa.Table:
-    """Return the table of tasks, in rank order."""
+    """Return the table of tasks, in rank order; `pairs` are those of the concepts that train persons have."""
     described = {row["concept_id"]: row for row in vocabulary.concepts.to_pylist()}
     concepts = chosen.concept_id.tolist()
     rows = [described.get(concept, {}) for concept in concepts]
@@ -191,7 +192,7 @@ def registry(
         "median_days": median_s / 86_400,
         "score": chosen.score,
         "rank": np.arange(1, len(concepts) + 1),
-        "mode": ["default"] * len(concepts),
+        "mode": [chosen.mode] * len(concepts),
     }
     return pa.table(columns, schema=REGISTRY_SCHEMA)
 

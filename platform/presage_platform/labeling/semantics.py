@@ -102,8 +102,9 @@ class IndexFacts:
         The visit that holds t0, else t0's day.
     guard_end_s
         End of the visits around t0, joined where they are at most a day apart; t0 when there is none.
-    death_s
-        The person's death (a date-only death at its day's end), `NEVER` when there is none.
+    death_at_s
+        The person's death (a date-only death at its day's end), `NEVER` when there is none. Absolute, unlike the
+        `death_s` of a label, which counts from the scan.
     """
 
     study_id: NDArray[np.int64]
@@ -118,7 +119,7 @@ class IndexFacts:
     visit_start_s: NDArray[np.int64]
     visit_end_s: NDArray[np.int64]
     guard_end_s: NDArray[np.int64]
-    death_s: NDArray[np.int64]
+    death_at_s: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.study_id)
@@ -207,7 +208,7 @@ def risk_windows(
     r = risk_start(index, policy)
     mask = np.zeros(len(index), dtype=np.uint16)
     if risk_start_s is not None:
-        out = (risk_start_s == NEVER) | (index.death_s <= risk_start_s)
+        out = (risk_start_s == NEVER) | (index.death_at_s <= risk_start_s)
         mask[out] |= np.uint16(Mask.NOT_ELIGIBLE)
         r = np.where(out, r, np.maximum(r, risk_start_s))
     c = censor_time(index, policy)
@@ -218,15 +219,17 @@ def risk_windows(
     if policy.follows_death:
         f, cause = death_end, np.zeros(len(index), dtype=np.uint8)
     mask[f <= r] |= np.uint16(Mask.NO_FOLLOWUP)
-    mask[index.death_s < index.t0_s] |= np.uint16(Mask.DEAD_AT_INDEX)
+    mask[index.death_at_s < index.t0_s] |= np.uint16(Mask.DEAD_AT_INDEX)
     mask[~index.in_period] |= np.uint16(Mask.NO_OBSERVATION)
     mask[prior_observation_days(index) < policy.min_prior_obs_days] |= np.uint16(Mask.SHORT_HISTORY)
-    known = index.death_s != NEVER
+    known = index.death_at_s != NEVER
     return RiskWindows(
         entry_s=relative(r, index.t0_s),
         end_s=relative(np.maximum(f, index.t0_s), index.t0_s),
         end_cause=cause,
-        death_s=np.where(known, relative(_at_least(index.death_s, index.t0_s, known), index.t0_s), -1).astype(np.int32),
+        death_s=np.where(known, relative(_at_least(index.death_at_s, index.t0_s, known), index.t0_s), -1).astype(
+            np.int32
+        ),
         death_end_s=relative(np.maximum(death_end, index.t0_s), index.t0_s),
         mask=mask,
         risk_start_s=r,
@@ -264,9 +267,9 @@ def follow_up_end(
     index: IndexFacts, policy: Policy, censor_s: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Return the earlier of censoring and death, and which: a death soon after the censoring ends it as death."""
-    dead = index.death_s <= censor_s + policy.death_pad_days * SECONDS_PER_DAY
+    dead = index.death_at_s <= censor_s + policy.death_pad_days * SECONDS_PER_DAY
     cause = np.where(dead & policy.death_competes, np.uint8(Event.COMPETING), np.uint8(Event.CENSORED))
-    return np.minimum(censor_s, index.death_s), cause.astype(np.uint8)
+    return np.minimum(censor_s, index.death_at_s), cause.astype(np.uint8)
 
 
 def death_follow_up_end(policy: Policy, censor_s: NDArray[np.int64]) -> NDArray[np.int64]:

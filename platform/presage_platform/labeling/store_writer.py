@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from presage_platform.labeling.bins import Bins
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 SHARD_ARRAYS = ("indptr", "task", "time", "prevalent", "visit_indptr", "visit_task")
 SCALARS: dict[str, type[np.generic]] = {
@@ -130,9 +130,9 @@ def write_label_store(
             **(manifest or {}),
         }
         write_json(partial / "manifest.json", document)
-        _sync_folder(partial)
+        sync_folder(partial)
         partial.rename(final)
-        _sync_folder(labels_dir)
+        sync_folder(labels_dir)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if error.errno == NO_SPACE:
@@ -274,7 +274,7 @@ def _write_files(
             np.save(inside / f"{name}.npy", np.asarray(studies.column(SCALAR_COLUMN[name]))[first:last].astype(dtype))
     written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "outcomes.json")
     for path in written:
-        _sync_file(path)
+        sync_file(path)
     return {str(path.relative_to(folder)): hash_file(path) for path in written}
 
 
@@ -283,12 +283,14 @@ def _row_ranges(shards: Sequence[ShardLabels]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

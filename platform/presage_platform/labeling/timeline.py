@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,20 +23,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from presage_platform.errors import DiskFullError, InputError, IntegrityError
-from presage_platform.labeling.concept_counts import ConceptCounter, ConceptPart, count_concepts
-from presage_platform.labeling.event import SECONDS_PER_DAY
+from presage_platform.errors import InputError, IntegrityError
 from presage_platform.labeling.facts import Histories, Intervals
 from presage_platform.labeling.first_occurrence import DATE_ONLY, ShardEvents
-from presage_platform.labeling.hashing import NAME_DIGITS, hash_arrays, hash_json, hash_table
-from presage_platform.labeling.semantics import LAST_SECOND, POSTHUMOUS_DAYS
-from presage_platform.labeling.store_writer import NO_SPACE, write_json
+from presage_platform.labeling.hashing import hash_arrays
+from presage_platform.labeling.semantics import LAST_SECOND
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+REFRESH = "refresh.json"
 EVENTS_A_SHARD = 4_000_000
-ROWS_A_GROUP = 1 << 20
 SIDE_TABLES = ("person", "observation_period", "visit", "death")
+BIN_KEYS = ("bin_id", "concept_id")
 ARRAYS = ("person_id", "offset", "concept", "time", "flags")
+
+CONCEPT_SHIFT = 1 << 31
+MINOR_BITS = 40
+"""Bits of concept (32) and flags (8) in a sort key."""
 
 EVENT_DTYPE = np.dtype([("person_id", "<i8"), ("time", "<i8"), ("concept", "<i4"), ("flags", "u1")])
 """One event as it travels from a table to its shard, 21 bytes."""
@@ -74,9 +75,46 @@ def choose_n_shards(num_events: int) -> int:
 
 
 def sort_shard(events: NDArray[Any]) -> SortedShard:
-    """Sort events of `EVENT_DTYPE` by (person, time, concept, flags); exact duplicates collapse."""
-    person, time = events["person_id"], events["time"]
-    minor = (events["concept"].astype(np.int64) << 8) | events["flags"]
+    """Sort events of `EVENT_DTYPE` by (person, time, concept, flags); exact duplicates collapse.
+
+    Two sorts of whole 64-bit keys instead of one by four columns: (person, time) first, whose distinct values get
+    numbers, then (that number, concept, flags). A shard that is too large for the keys is sorted by columns.
+    """
+    person, time, minor = events["person_id"], events["time"], _minor(events)
+    persons, rank = np.unique(person, return_inverse=True)
+    low = int(time.min()) if len(time) else 0
+    span = int(time.max()) - low + 1 if len(time) else 1
+    if len(persons) * span >= 1 << 62 or len(events) >= 1 << (63 - MINOR_BITS):
+        return _sort_by_columns(person, time, minor)
+    major = rank * span + (time - low)
+    order = np.argsort(major)
+    ordered = major[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.cumsum(new) - 1
+    key = np.sort(number << MINOR_BITS | minor)
+    kept = np.ones(len(key), dtype=np.bool_)
+    kept[1:] = key[1:] != key[:-1]
+    key = key[kept]
+    at = ordered[new][key >> MINOR_BITS]
+    rank, minor = at // span, key & ((1 << MINOR_BITS) - 1)
+    return SortedShard(
+        person_id=persons,
+        offset=np.searchsorted(rank, np.arange(len(persons) + 1)).astype(np.int64),
+        concept=((minor >> 8) - CONCEPT_SHIFT).astype(np.int32),
+        time=at - rank * span + low,
+        flags=(minor & 0xFF).astype(np.uint8),
+    )
+
+
+def _minor(events: NDArray[Any]) -> NDArray[np.int64]:
+    """Return concept and flags as one number that is not negative (value bins have negative ids)."""
+    minor: NDArray[np.int64] = ((events["concept"].astype(np.int64) + CONCEPT_SHIFT) << 8) | events["flags"]
+    return minor
+
+
+def _sort_by_columns(person: NDArray[Any], time: NDArray[Any], minor: NDArray[np.int64]) -> SortedShard:
     order = np.lexsort((minor, time, person))
     person, time, minor = person[order], time[order], minor[order]
     new = np.ones(len(order), dtype=np.bool_)
@@ -86,144 +124,10 @@ def sort_shard(events: NDArray[Any]) -> SortedShard:
     return SortedShard(
         person_id=persons,
         offset=np.concatenate([first, [len(person)]]).astype(np.int64),
-        concept=(minor >> 8).astype(np.int32),
+        concept=((minor >> 8) - CONCEPT_SHIFT).astype(np.int32),
         time=time.copy(),
         flags=(minor & 0xFF).astype(np.uint8),
     )
-
-
-def write_shard(path: Path, shard: SortedShard) -> None:
-    """Write one shard as Parquet: small, and the same for every reader."""
-    table = pa.table(
-        {
-            "person_id": np.repeat(shard.person_id, np.diff(shard.offset)),
-            "concept": shard.concept,
-            "time": shard.time,
-            "flags": shard.flags,
-        }
-    )
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        compression_level=1,
-        row_group_size=ROWS_A_GROUP,
-        use_dictionary=["concept", "flags"],
-        column_encoding={"person_id": "DELTA_BINARY_PACKED", "time": "DELTA_BINARY_PACKED"},
-    )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StagedShard:
-    """A shard that is on disk already, and what a snapshot has to know of it: small, so that workers can send it."""
-
-    path: Path
-    sha256: str
-    num_persons: int
-    num_events: int
-    concepts: ConceptPart
-    num_posthumous: int
-
-
-def stage_shard(path: Path, shard: SortedShard, deaths: pa.Table) -> StagedShard:
-    """Write a shard and describe it: the part of a snapshot that any worker may do.
-
-    Parameters
-    ----------
-    path
-        Within the folder of the snapshots, so that it can be moved into one.
-    deaths
-        person_id, death_s of (at least) the shard's persons, ascending.
-    """
-    write_shard(path, shard)
-    return StagedShard(
-        path=path,
-        sha256=shard.sha256,
-        num_persons=len(shard.person_id),
-        num_events=len(shard.time),
-        concepts=count_concepts(shard),
-        num_posthumous=count_posthumous(shard, _array(deaths, "person_id"), _array(deaths, "death_s")),
-    )
-
-
-def write_snapshot(
-    timeline_dir: Path,
-    shards: Iterable[SortedShard | StagedShard],
-    side_tables: Mapping[str, pa.Table],
-    *,
-    settings: Mapping[str, Any],
-    vocabulary_version: str,
-    counts: Callable[[], Mapping[str, int]],
-) -> Snapshot:
-    """Write a snapshot, or find the equal one that is there; a reader never sees half of one.
-
-    Parameters
-    ----------
-    shards
-        In shard order; taken one at a time. One that a worker staged within `timeline_dir` is moved, not read again.
-    side_tables
-        The tables named in `SIDE_TABLES`.
-    settings
-        Extraction settings; part of the id.
-    counts
-        Says, once the shards were taken, what was dropped and why; written beside, not part of the id.
-    """
-    timeline_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = timeline_dir / f"extraction-{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=0o700)
-    try:
-        counter, sha256, entries, posthumous = ConceptCounter(), [], [], 0
-        deaths = side_tables["death"]
-        for number, shard in enumerate(shards):
-            path = partial / f"shard-{number:05d}.parquet"
-            staged = stage_shard(path, shard, deaths) if isinstance(shard, SortedShard) else shard
-            if staged.path != path:
-                staged.path.rename(path)
-            counter.merge(staged.concepts)
-            sha256.append(staged.sha256)
-            entries.append({"num_persons": staged.num_persons, "num_events": staged.num_events})
-            posthumous += staged.num_posthumous
-        tables = {**side_tables, "concept_counts": counter.table()}
-        for name, table in tables.items():
-            pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
-        identity = {
-            "shards": sha256,
-            "tables": {name: hash_table(tables[name]) for name in sorted(side_tables)},
-            "settings": dict(settings),
-            "vocabulary_version": vocabulary_version,
-            "layout": LAYOUT_VERSION,
-        }
-        snapshot_id = hash_json(identity)[:NAME_DIGITS]
-        document = {
-            "snapshot_id": snapshot_id,
-            **identity,
-            "shard_sizes": entries,
-            "num_events": sum(entry["num_events"] for entry in entries),
-            "counts": {**counts(), "events_long_after_death": posthumous},
-        }
-        write_json(partial / "manifest.json", document)
-        final = timeline_dir / snapshot_id
-        if not final.exists():
-            partial.rename(final)
-    except OSError as error:
-        if error.errno == NO_SPACE:
-            raise DiskFullError("disk: no space left while events were read; free some and run again") from None
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Snapshot.open(final)
-
-
-def count_posthumous(shard: SortedShard, dead_person_id: NDArray[np.int64], death_s: NDArray[np.int64]) -> int:
-    """Return how many events lie so long after a death that they are a fault of the data (they never count)."""
-    known = np.isin(dead_person_id, shard.person_id)
-    total = 0
-    for person, death in zip(dead_person_id[known].tolist(), death_s[known].tolist(), strict=True):
-        at = int(np.searchsorted(shard.person_id, person))
-        times = shard.time[shard.offset[at] : shard.offset[at + 1]]
-        total += len(times) - int(np.searchsorted(times, death + POSTHUMOUS_DAYS * SECONDS_PER_DAY, side="right"))
-    return total
 
 
 class Snapshot:
@@ -285,19 +189,32 @@ class Snapshot:
     def histories(self) -> Histories:
         """Return periods, visits, deaths and last events of all persons as arrays."""
         period, visit, death = (self.table(name) for name in SIDE_TABLES[1:])
-        last = [last_events(self.shard(number)) for number in range(self.n_shards)]
-        person = np.concatenate([part[0] for part in last] or [np.empty(0, dtype=np.int64)])
-        last_s = np.concatenate([part[1] for part in last] or [np.empty(0, dtype=np.int64)])
-        by_person = np.argsort(person, kind="stable")
+        person, last_s = self.last_events()
         return Histories(
             periods=Intervals(*(_array(period, name) for name in ("person_id", "start_s", "end_s"))),
             visits=Intervals(*(_array(visit, name) for name in ("person_id", "start_s", "end_s"))),
             visit_id=_array(visit, "visit_occurrence_id"),
             death_person_id=_array(death, "person_id"),
             death_s=_array(death, "death_s"),
-            last_event_person_id=person[by_person],
-            last_event_s=last_s[by_person],
+            last_event_person_id=person,
+            last_event_s=last_s,
         )
+
+    def last_events(self, *, raw: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all persons with events, ascending, and the time of their last event."""
+        parts = [last_events(self.shard(number), raw=raw) for number in range(self.n_shards)]
+        person, last_s = (np.concatenate([np.empty(0, dtype=np.int64), *column]) for column in zip(*parts, strict=True))
+        by_person = np.argsort(person, kind="stable")
+        return person[by_person], last_s[by_person]
+
+    def bin_concepts(self) -> dict[int, tuple[int, ...]]:
+        """Return the concept of each value bin of the extraction; empty without bins."""
+        if not (self.path / "bins.parquet").is_file():
+            return {}
+        bins = self.table("bins")
+        return {
+            number: (concept,) for number, concept in zip(*(_array(bins, n).tolist() for n in BIN_KEYS), strict=True)
+        }
 
     def verify(self) -> None:
         """Read every shard again and compare with the manifest.
@@ -349,11 +266,11 @@ def rows_by_key(table: pa.Table, name: str, wanted: NDArray[np.int64]) -> pa.Tab
     return table.take(pa.array(rows, mask=~known))
 
 
-def last_events(events: ShardEvents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return persons and the time of their last event; a date-only event lasts to the end of its day."""
+def last_events(events: ShardEvents, *, raw: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return persons and the time of their last event; a date-only event lasts to the end of its day, unless `raw`."""
     if len(events.person_id) == 0:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    until = events.time + np.where(events.flags & DATE_ONLY, LAST_SECOND, 0)
+    until = events.time if raw else events.time + np.where(events.flags & DATE_ONLY, LAST_SECOND, 0)
     return np.asarray(events.person_id), np.maximum.reduceat(until, events.offset[:-1])
 
 

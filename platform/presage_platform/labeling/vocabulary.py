@@ -27,10 +27,11 @@ CONCEPT_COLUMNS = (
     "concept_code",
 )
 PAIR = pa.schema([("concept_id_1", pa.int64()), ("concept_id_2", pa.int64())])
+STEP = pa.schema([("ancestor_concept_id", pa.int64()), ("descendant_concept_id", pa.int64())])
 Ids = NDArray[np.int64]
 
 
-def from_database(connection: Any, present: Ids, version: str) -> Vocabulary:
+def from_database(connection: Any, present: Ids, version: str, *, with_parents: bool = False) -> Vocabulary:
     """Read what concerns the concepts present, filtered on the server, in the caller's transaction."""
 
     def pairs(kind: str, ids: Ids) -> pa.Table:
@@ -42,10 +43,13 @@ def from_database(connection: Any, present: Ids, version: str) -> Vocabulary:
     def ancestors(ids: Ids) -> pa.Table:
         return copy_out(connection, statement("ancestors"), {"ids": ids.tolist()})
 
-    return _gather(present, version, pairs, concepts, ancestors)
+    def parents(ids: Ids) -> pa.Table:
+        return copy_out(connection, statement("direct_parents"), {"ids": ids.tolist()}).cast(STEP)
+
+    return _gather(present, version, pairs, concepts, ancestors, parents if with_parents else None)
 
 
-def from_folder(folder: Path, present: Ids) -> Vocabulary:
+def from_folder(folder: Path, present: Ids, *, with_parents: bool = False) -> Vocabulary:
     """Read `concept.parquet`, `concept_ancestor.parquet` and, where it exists, `concept_relationship.parquet`."""
     all_concepts = _parquet(folder / "concept.parquet", CONCEPT_COLUMNS)
     all_ancestors = _parquet(
@@ -61,12 +65,17 @@ def from_folder(folder: Path, present: Ids) -> Vocabulary:
         rows = relations.filter(pc.equal(relations.column("relationship_id"), kind))
         return _among(rows, "concept_id_1", ids).select(["concept_id_1", "concept_id_2"]).cast(PAIR)
 
+    def parents(ids: Ids) -> pa.Table:
+        one_step = all_ancestors.filter(pc.equal(all_ancestors.column("min_levels_of_separation"), 1))
+        return _among(one_step, "descendant_concept_id", ids).select(STEP.names).cast(STEP)
+
     return _gather(
         present,
         "",
         pairs,
         lambda ids: _among(all_concepts, "concept_id", ids),
         lambda ids: _among(all_ancestors, "descendant_concept_id", ids),
+        parents if with_parents else None,
     )
 
 
@@ -93,6 +102,7 @@ def _gather(
     pairs: Callable[[str, Ids], pa.Table],
     concepts: Callable[[Ids], pa.Table],
     ancestors: Callable[[Ids], pa.Table],
+    parents: Callable[[Ids], pa.Table] | None,
 ) -> Vocabulary:
     maps_to, replaced_by = [PAIR.empty_table()], [PAIR.empty_table()]
     reached = current = present
@@ -111,8 +121,26 @@ def _gather(
             "cdm: concept_ancestor has no row for the concepts of this record, expected their hierarchy: load a "
             "vocabulary with `platform etl vocabulary`"
         )
+    steps = None
+    if parents is not None:
+        steps, more, reached = _climb(reached, parents, lambda ids: pairs("Maps to", ids))
+        mapping = pa.concat_tables([mapping, more])
     named = concepts(np.union1d(reached, _ids(above, "ancestor_concept_id")))
-    return Vocabulary(named, above, mapping, pa.concat_tables(replaced_by), version)
+    return Vocabulary(named, above, mapping, pa.concat_tables(replaced_by), version, steps)
+
+
+def _climb(
+    reached: Ids, parents: Callable[[Ids], pa.Table], maps_to: Callable[[Ids], pa.Table]
+) -> tuple[pa.Table, pa.Table, Ids]:
+    """Return the direct parents above some concepts up to the roots, mappings met on the way, and all concepts met."""
+    steps, mappings, open_ = [STEP.empty_table()], [PAIR.empty_table()], reached
+    while len(open_):
+        steps.append(parents(open_))
+        mappings.append(maps_to(open_))
+        met = np.union1d(_ids(steps[-1], "ancestor_concept_id"), _ids(mappings[-1], "concept_id_2"))
+        open_ = np.setdiff1d(met, reached)
+        reached = np.union1d(reached, met)
+    return pa.concat_tables(steps), pa.concat_tables(mappings), reached
 
 
 def _ids(table: pa.Table, name: str) -> Ids:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from presage_platform.errors import InputError, IntegrityError, SettingsError, TaskError, UsageError
+from presage_platform.errors import InputError, IntegrityError, TaskError, UsageError
 from presage_platform.labeling import command
 from presage_platform.labeling.command import Request
 from presage_platform.labeling.store import LabelStore, open_labels
@@ -214,7 +214,6 @@ def test_l50_verify_finds_a_flipped_byte(run: Run) -> None:
 
 def test_l83_bad_input_gives_one_line_and_writes_no_label(run: Run, tmp_path: Path) -> None:
     cases: list[tuple[type[Exception], str, Settings, Request]] = [
-        (SettingsError, "paper", with_labeling(run.settings, mode="paper"), Request()),
         (IntegrityError, "--allow-fewer", with_labeling(run.settings, k=100), Request()),
         (IntegrityError, "min_events", with_labeling(run.settings, min_events=5000), Request(allow_fewer=True)),
         (IntegrityError, "--bins", with_labeling(run.settings, bins=5000), Request(allow_fewer=True)),
@@ -294,7 +293,9 @@ def test_l09_every_connection_reads_one_state_while_another_writes(run: Run, mon
         return read(cursor, query)
 
     monkeypatch.setattr(extraction, "_batches", writing_first)
-    assert command.label(run.settings, Request(allow_fewer=True)).snapshot_id == run.report.snapshot_id
+    in_full = with_labeling(run.settings, refresh="off", connections=3)
+    assert command.label(in_full, Request(allow_fewer=True)).snapshot_id == run.report.snapshot_id
+    assert written
     monkeypatch.undo()
     with pytest.raises(IntegrityError):
         command.label(with_labeling(run.settings, k=1000), Request())

@@ -11,7 +11,8 @@ import pytest
 
 from presage_platform.labeling.first_occurrence import label_shard
 from presage_platform.labeling.semantics import Policy, risk_windows
-from presage_platform.labeling.timeline import Snapshot, sort_shard, write_shard
+from presage_platform.labeling.timeline import Snapshot, sort_shard
+from presage_platform.labeling.timeline_writer import write_shard
 from tests.lib import label_sql
 from tests.lib.label_events import Generated, generate
 from tests.lib.timelines import day_end

@@ -10,18 +10,17 @@ import pyarrow as pa
 import pytest
 
 from presage_platform.errors import IntegrityError
-from presage_platform.labeling.extraction import EVENT_TABLES, MIDNIGHT, events_of, settle_midnights
+from presage_platform.labeling.event_rows import MIDNIGHT, events_of, settle_midnights
+from presage_platform.labeling.event_tables import EVENT_TABLES
 from presage_platform.labeling.side_tables import deaths, visits
 from presage_platform.labeling.timeline import (
     EVENT_DTYPE,
     Snapshot,
     choose_n_shards,
-    count_posthumous,
     shard_of_person,
     sort_shard,
-    stage_shard,
-    write_snapshot,
 )
+from presage_platform.labeling.timeline_writer import count_posthumous, stage_shard, write_snapshot
 from tests.lib.timelines import at, day_end
 
 CUT = day_end("2024-12-31")

@@ -14,7 +14,7 @@ T0_S, DEATH_S = 1_500_000_000, 1_600_000_000
 
 
 def test_l93_a_death_is_given_on_the_clock_not_from_the_scan(tmp_path: Path) -> None:
-    facts = {name: [T0_S, T0_S] for name in IndexFacts.__slots__} | {"death_s": [DEATH_S, NEVER]}
+    facts = {name: [T0_S, T0_S] for name in IndexFacts.__slots__} | {"death_at_s": [DEATH_S, NEVER]}
     studies = {
         "study_id": [1, 2],
         "death_s": [DEATH_S - T0_S, -1],
@@ -25,6 +25,6 @@ def test_l93_a_death_is_given_on_the_clock_not_from_the_scan(tmp_path: Path) -> 
     for name, columns in (("facts", facts), ("studies", studies), ("covariates", covariates)):
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     index = task_index(tmp_path)
-    assert index.facts.death_s.tolist() == [DEATH_S, NEVER]
+    assert index.facts.death_at_s.tolist() == [DEATH_S, NEVER]
     assert index.visit_occurrence_id == [5, None]
     assert index.age_years == [61, 47]

@@ -15,14 +15,8 @@ from presage_etl.synthetic.clock import wall
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.scale.events import Events
 from presage_etl.synthetic.scale.lives import LAST_SECOND
-from presage_platform.labeling.timeline import (
-    SortedShard,
-    StagedShard,
-    choose_n_shards,
-    shard_of_person,
-    stage_shard,
-    write_snapshot,
-)
+from presage_platform.labeling.timeline import SortedShard, choose_n_shards, shard_of_person
+from presage_platform.labeling.timeline_writer import StagedShard, stage_shard, write_snapshot
 
 __all__ = ["StagedShard", "shards_of_cohort", "stage", "write"]
 

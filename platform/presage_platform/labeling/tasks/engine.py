@@ -195,10 +195,7 @@ def lock_state(task: Task, database: Database | None) -> str:
 
 
 def task_index(store: Path) -> TaskIndex:
-    """Return what tasks need of each study of a label store: its facts, visit, site, sex and age.
-
-    `studies.parquet` has a `death_s` too, which counts from the scan; that of the facts is absolute.
-    """
+    """Return what tasks need of each study of a label store: its facts, visit, site, sex and age."""
     index = pq.read_table(store / "facts.parquet")
     for file, names in (("studies", ["visit_occurrence_id", "site"]), ("covariates", ["sex", "age_years"])):
         known = pq.read_table(store / f"{file}.parquet", columns=names)
