@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,47 @@ def make(folder: Path, *, workers: int = 1, **overrides: Any) -> Path:
     return folder
 
 
-def resources(hospital: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Resources of an export, of one type or all."""
+def resources(hospital: Path, kind: str | None = None, *, export: Path = EXPORT) -> Iterator[dict[str, Any]]:
+    """Resources of an export, of one type or all; those of Bundles too."""
+    for line in lines_of(hospital, export=export):
+        found = [entry["resource"] for entry in line["entry"]] if line["resourceType"] == "Bundle" else [line]
+        yield from (resource for resource in found if kind in (None, resource["resourceType"]))
+
+
+def lines_of(hospital: Path, *, export: Path = EXPORT) -> Iterator[dict[str, Any]]:
+    """Lines of the files that an export's manifest lists as output."""
     import gzip
 
-    for path in sorted((hospital / EXPORT).iterdir()):
-        if path.name == "manifest.json" or (kind and path.name.split(".")[0] != kind):
-            continue
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        for line in content.splitlines():
+    listed = json.loads((hospital / export / "manifest.json").read_text())["output"]
+    for name in sorted(entry["url"].rsplit("/", 1)[1] for entry in listed):
+        content = (hospital / export / name).read_bytes()
+        for line in (gzip.decompress(content) if name.endswith(".gz") else content).splitlines():
             yield json.loads(line)
+
+
+def keys_of(value: Any, hospital: Path | None = None) -> Iterator[str]:
+    """What the references within a value name, as Type/id: relative, absolute, versioned, or by urn:uuid."""
+    from presage_etl.synthetic.fhir_forms import urn
+    from presage_etl.synthetic.identifiers import BASE_URL
+
+    if isinstance(value, dict):
+        name = value.get("reference")
+        if isinstance(name, str) and name.startswith("urn:uuid:") and hospital is not None:
+            every = (f"{r['resourceType']}/{r['id']}" for r in resources(hospital))
+            name = next(key for key in every if urn(key) == name)
+        if isinstance(name, str) and name[0] != "#":
+            yield name.removeprefix(f"{BASE_URL}/").partition("/_history/")[0]
+        value = list(value.values())
+    for part in value if isinstance(value, list) else []:
+        yield from keys_of(part, hospital)
+
+
+def person_of(resource: dict[str, Any]) -> str:
+    """Key of the person that a resource names in whatever form; merged Patients are one person."""
+    text = str(resource.get("subject", resource.get("patient"))["reference"])
+    found = re.search(r"(?:Patient/p|SYN[0-9])([0-9]{6})", text)
+    assert found is not None
+    return f"p{found[1]}"
 
 
 def truth(hospital: Path, name: str) -> list[dict[str, Any]]:

@@ -178,6 +178,14 @@ def _delay(parameters: Parameters, model: Model, member: int, u_NU: Floats, rng:
     rate = record.visits_per_year * ROUTINE_SHARE * np.exp(0.35 * u_NU[:, CARE_SEEKING] - 0.06) * leaf.coded
     acute = rng.random(number) < leaf.acute
     found = np.where(acute, rng.uniform(0, 2, number) * DAY_YEARS, rng.exponential(size=number) / rate)
+    # A local code or a text is not seen: a chronic condition waits until it is coded again, another one is lost.
+    hidden = rng.random(number) < parameters.coding.local + parameters.coding.text
+    again = (
+        np.inf
+        if not (leaf.chronic and record.recode)
+        else rng.exponential(size=number) * leaf.coded / (rate * record.recode)
+    )
+    found = np.where(hidden, found + again, found)
     billed = np.where(
         rng.random(number) < record.stamped_at_start, 0.0, rng.uniform(0, record.billing_days, number) * DAY_YEARS
     )

@@ -1,28 +1,27 @@
-"""One person's chart: every FHIR resource of the record, and the CDM rows that a right load must make of them.
-
-A fact becomes a resource and its rows in one place, from what is simulated; `omop` tells the shape of a row. The code
-that loads the record has no part in it.
-"""
+"""One person's chart: every FHIR resource of the record, and the CDM rows that a right load must make of them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from presage_etl.synthetic import fhir, imaging_orders, omop
 from presage_etl.synthetic.care import labs_at, prescriptions, procedures
+from presage_etl.synthetic.changes import patient_changed, plan_changes
+from presage_etl.synthetic.chart_care import add_care
+from presage_etl.synthetic.chart_entries import Chart, Charted
+from presage_etl.synthetic.chart_forms import write_forms
 from presage_etl.synthetic.clock import DAY_S, MINUTE_S, wall
 from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, Visit, label_time
-from presage_etl.synthetic.fhir import Json
+from presage_etl.synthetic.fhir_codes import leaf_concept, symptom_concept
+from presage_etl.synthetic.fhir_forms import precisions_of, written
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.identifiers import LOCAL_SYSTEM, LOINC, UCUM, series_uid, study_uid
-from presage_etl.synthetic.omop import Row, When
+from presage_etl.synthetic.omop import When
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.persons import Person, order_time
+from presage_etl.synthetic.persons import order_time
 from presage_etl.synthetic.streams import Stage, stream
 
 VACCINES = (
@@ -30,65 +29,7 @@ VACCINES = (
     ("133", "pneumococcal conjugate vaccine, 13 valent"),
 )
 ALLERGIES = (("91934008", "Allergy to nut"), ("300916003", "Allergy to latex"))
-CODED = ("code", "medicationCodeableConcept", "vaccineCode")
 VACCINATED, ALLERGIC = 0.05, 0.08
-
-
-@dataclass(slots=True)
-class Chart:
-    """Resources of one person by type, the rows that they make, and the days by which these widen the record."""
-
-    person: Person
-    codes: Codebook
-    last_day: int  # of the export, in days since 1970: what is dated later widens nothing
-    resources: dict[str, list[Json]] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    days: list[int] = field(default_factory=list)
-    labs: list[tuple[str, float, int]] = field(default_factory=list)  # LOINC code, value as drawn, wall-clock seconds
-
-    def add(self, resource: Json, *rows: Row) -> None:
-        """Keep a resource and the rows that a right load makes of it."""
-        self.resources.setdefault(str(resource["resourceType"]), []).append(resource)
-        self.expect(*rows)
-
-    def expect(self, *rows: Row) -> None:
-        """Keep rows, and the days that they give to the observation period."""
-        for row in rows:
-            self.rows.append(row)
-            span = omop.days_of(row)
-            if span is not None and span[0] <= self.last_day:
-                self.days += [span[0], min(span[1], self.last_day)]
-
-    def event(
-        self,
-        resource: Json,
-        home: str,
-        when: When,
-        type_concept: int,
-        *,
-        setting: str = "general",
-        visit: int = NEVER,
-        end: When | None = None,
-        **columns: Any,
-    ) -> None:
-        """Keep a coded event: its rows follow from `resource["code"]`, or from the code of its drug or vaccine."""
-        code = next(resource[name] for name in CODED if name in resource)
-        rows = omop.event(
-            home,
-            f"{resource['resourceType']}/{resource['id']}",
-            self.person,
-            self.codes.meaning(code, setting),
-            when,
-            type_concept,
-            visit=None if visit == NEVER else f"Encounter/{fhir.visit_id(self.person, visit)}",
-            end=end,
-            **columns,
-        )
-        self.add(resource, *rows)
-
-    def counts(self) -> Counter[str]:
-        """Rows by table, a location for each person's address left out: persons share them."""
-        return Counter(row.table for row in self.rows if row.table != "location")
 
 
 def build_chart(parameters: Parameters, model: Model, history: History, num_slices: int, codes: Codebook) -> Chart:
@@ -96,30 +37,36 @@ def build_chart(parameters: Parameters, model: Model, history: History, num_slic
     person, zone = history.person, parameters.calendar.zone
     chart = Chart(person, codes, wall(parameters.calendar.cut) // DAY_S)
     organization = f"Organization/{fhir.ORGANIZATION}"
-    chart.add(fhir.patient(history, zone), *omop.person_rows(history, codes, organization))
+    changed = patient_changed(parameters, history)
+    chart.add(fhir.patient(history, changed, zone), *omop.person_rows(history, codes, organization, changed))
     for visit in history.visits:
         provider = f"Practitioner/{fhir.practitioner_id(person.index + visit.number)}"
         key = f"Encounter/{fhir.visit_id(person, visit.number)}"
         row = omop.visit_row(person, visit, key, codes, provider=provider, organization=organization)
-        chart.add(fhir.encounter(person, visit, zone), row)
+        chart.add(fhir.encounter(person, visit, zone), row, visit=visit.number)
     _conditions(parameters, model, history, chart)
     _observations(parameters, model, history, chart)
     _treatment(parameters, model, history, chart)
     _scans(parameters, history, chart, num_slices)
+    add_care(parameters, history, chart)
+    write_forms(parameters, history, chart)
+    plan_changes(parameters, history, chart)
     return chart
 
 
 def _conditions(parameters: Parameters, model: Model, history: History, chart: Chart) -> None:
     person, zone = history.person, parameters.calendar.zone
     rng = stream(parameters.seed, person.index, Stage.CODING)
+    precisions = precisions_of(parameters, person, 0, len(history.diagnoses))
     for number, diagnosis in enumerate(history.diagnoses):
-        if diagnosis.leaf == NEVER:
-            codings, text = fhir.symptom_codings(diagnosis.symptom), fhir.SYMPTOM_CODES[diagnosis.symptom][1]
-        else:
-            leaf = model.leaves[diagnosis.leaf]
-            codings, text = fhir.leaf_codings(leaf, rng.random()), leaf.title
-        resource = fhir.condition(person, diagnosis, f"{person.key}-c{number}", codings, text, zone)
         when = When(label_time(diagnosis), "day" if diagnosis.day_only else "time")
+        if diagnosis.leaf == NEVER:
+            code = symptom_concept(diagnosis)
+            if not diagnosis.day_only:  # conditions that a task asks for are dated to the day at least
+                when = When(when.seconds, precisions[number])
+        else:
+            code = leaf_concept(diagnosis, model.leaves[diagnosis.leaf], rng.random())
+        resource = fhir.condition(person, diagnosis, f"{person.key}-c{number}", code, written(when, zone), zone)
         status: dict[str, Any] = {
             "condition_status_concept_id": omop.CONFIRMED,
             "condition_status_source_value": "confirmed",
@@ -191,7 +138,7 @@ def _vitals(parameters: Parameters, chart: Chart, visit: Visit, rng: np.random.G
         {"code": fhir.concept(fhir.coding(LOINC, code, name)), "valueQuantity": fhir.quantity(value, "mm[Hg]")}
         for code, name, value in parts
     ]
-    chart.add(pressure)
+    chart.add(pressure, visit=visit.number)
     for part, (code, _, value) in zip(pressure["component"], parts, strict=True):
         key, visit_key = f"Observation/{pressure['id']}#comp:{code}", f"Encounter/{fhir.visit_id(person, visit.number)}"
         meaning = chart.codes.meaning(part["code"], "laboratory")
@@ -217,35 +164,49 @@ def _treatment(parameters: Parameters, model: Model, history: History, chart: Ch
     """Drugs and procedures that follow a recorded condition, and some that follow nothing."""
     person, zone = history.person, parameters.calendar.zone
     rng = stream(parameters.seed, person.index, Stage.DRUGS)
-    for number, order in enumerate(prescriptions(parameters, model, history, rng)):
+    orders = prescriptions(parameters, model, history, rng)
+    precisions = precisions_of(parameters, person, 1, len(orders))
+    for number, order in enumerate(orders):
         form = rng.random() if order.clinical else 0.0
-        resource = fhir.medication_request(person, f"{person.key}-m{number}", order.code, form, order.when, zone)
-        meaning = chart.codes.meaning(fhir.drug_concept(order.code), "drug")
-        key, start = f"MedicationRequest/{resource['id']}", When(order.when)
-        rows = omop.event(
-            "drug_exposure", key, person, meaning, start, omop.PRESCRIBED, end=start, refills=1, quantity=30.0
+        start = When(order.when, precisions[number])
+        resource = fhir.medication_request(
+            person, f"{person.key}-m{number}", order.code, form, order.when, written(start, zone), zone
         )
+        meaning = chart.codes.meaning(fhir.drug_concept(order.code), "drug")
+        key, provider = f"MedicationRequest/{resource['id']}", resource["requester"]["reference"]
+        told: dict[str, Any] = {"refills": 1, "quantity": 30.0, "sig": "1 a day", "provider_id": provider}
+        rows = omop.event("drug_exposure", key, person, meaning, start, omop.PRESCRIBED, end=start, **told)
         chart.add(resource, *rows)
     _procedures(parameters, model, history, chart, rng)
+    precisions = precisions_of(parameters, person, 2, len(history.visits) + 1)
     for visit in history.visits:
         if visit.kind == "AMB" and rng.random() < VACCINATED:
             vaccine = VACCINES[int(rng.integers(len(VACCINES)))]
-            resource = fhir.immunization(person, f"{person.key}-i{visit.number}", vaccine, visit.start, zone)
-            given = When(visit.start)
+            given = When(visit.start, precisions[visit.number])
+            resource = fhir.immunization(
+                person, f"{person.key}-i{visit.number}", vaccine, visit.start, written(given, zone), zone
+            )
             chart.event(resource, "drug_exposure", given, omop.ADMINISTERED, setting="drug", end=given)
     if history.visits and rng.random() < ALLERGIC:
         code = ALLERGIES[int(rng.integers(len(ALLERGIES)))]
-        when = history.visits[0].start
-        resource = fhir.allergy(person, f"{person.key}-a0", code, when, zone)
-        chart.event(resource, "observation", When(when), omop.EHR)
+        when = When(history.visits[0].start, precisions[-1])
+        resource = fhir.allergy(person, f"{person.key}-a0", code, when.seconds, written(when, zone), zone)
+        chart.event(resource, "observation", when, omop.EHR)
+        reaction = chart.codes.meaning(resource["reaction"][0]["manifestation"][0])
+        key = f"AllergyIntolerance/{resource['id']}#r0m0"
+        chart.expect(*omop.event("observation", key, person, reaction, when, omop.EHR))
 
 
 def _procedures(parameters: Parameters, model: Model, history: History, chart: Chart, rng: np.random.Generator) -> None:
     person, zone = history.person, parameters.calendar.zone
-    for number, (code, visit) in enumerate(procedures(model, history, rng)):
-        when = min(visit.start + 10 * MINUTE_S, visit.end)
-        resource = fhir.procedure(person, visit, f"{person.key}-x{number}", code, when, zone)
-        chart.event(resource, "procedure_occurrence", When(when), omop.ENCOUNTER_RECORD, visit=visit.number)
+    done = procedures(model, history, rng)
+    precisions = precisions_of(parameters, person, 3, len(done))
+    for number, (code, visit) in enumerate(done):
+        when = When(min(visit.start + 10 * MINUTE_S, visit.end), precisions[number])
+        resource = fhir.procedure(
+            person, visit, f"{person.key}-x{number}", code, when.seconds, written(when, zone), zone
+        )
+        chart.event(resource, "procedure_occurrence", when, omop.ENCOUNTER_RECORD, visit=visit.number)
 
 
 def _scans(parameters: Parameters, history: History, chart: Chart, num_slices: int) -> None:
@@ -267,14 +228,6 @@ def _scans(parameters: Parameters, history: History, chart: Chart, num_slices: i
             study, *omop.study_rows(person, study["id"], When(scan.t0), visit_key, uid, series_uid(uid), modality)
         )
         chart.add(imaging_orders.diagnostic_report(person, scan, visit, scan.t0 + 90 * MINUTE_S, zone))
-
-
-class Charted(Protocol):
-    """As much of a chart as truth reads: whose it is, its days, and the studies that it knows."""
-
-    person: Person
-    days: list[int]
-    resources: dict[str, list[Json]]
 
 
 def knows_study(chart: Charted, scan: int) -> bool:

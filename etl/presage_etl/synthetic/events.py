@@ -23,6 +23,7 @@ NEVER = -1
 BLACKOUT_S = 3 * DAY_S  # no other encounter starts this close to the encounter of a scan
 CARE_SEEKING = 3  # place of care-seeking in u
 SYMPTOMS = ("cough", "dyspnea", "fever", "headache", "fatigue")
+CODING_FORMS = ("both", "one", "local", "text")
 SYMPTOM_AT_SCAN, SYMPTOM_AT_VISIT = 0.8, 0.08
 
 
@@ -48,6 +49,12 @@ class Diagnosis:
     day_only: bool
     at_start: bool
     again: bool
+    form: str = "both"  # how it is coded: both, one, local or text
+
+    @property
+    def readable(self) -> bool:
+        """Whether a reader of the record can tell the condition: local codes and texts have no concept."""
+        return self.form in ("both", "one")
 
 
 @dataclass(slots=True)
@@ -64,10 +71,10 @@ class History:
     scan_visits: dict[int, int] = field(default_factory=dict)  # scan number → visit number
 
     def first_recorded(self, num_leaves: int) -> NDArray[np.int64]:
-        """First recorded time of each leaf; NEVER where it is not in the record."""
+        """First recorded time of each leaf as a reader sees it; NEVER where it is not in the record."""
         first = np.full(num_leaves, np.iinfo(np.int64).max)
         for diagnosis in self.diagnoses:
-            if diagnosis.leaf >= 0:
+            if diagnosis.leaf >= 0 and diagnosis.readable:
                 first[diagnosis.leaf] = min(first[diagnosis.leaf], label_time(diagnosis))
         return np.where(first == np.iinfo(np.int64).max, NEVER, first)
 
@@ -116,6 +123,7 @@ def simulate(parameters: Parameters, model: Model, person: Person) -> History:
         scan_visits={visit.scan: visit.number for visit in visits if visit.scan >= 0},
     )
     _after_death(parameters, history, recording)
+    _code(parameters, history)
     return history
 
 
@@ -261,6 +269,16 @@ def _symptoms(parameters: Parameters, visits: list[Visit], end: int, rng: np.ran
             symptom = SYMPTOMS[int(rng.integers(len(SYMPTOMS)))]
             found.append(_diagnose(parameters, NEVER, visit, end, rng, symptom=symptom))
     return found
+
+
+def _code(parameters: Parameters, history: History) -> None:
+    """Draw how each diagnosis is coded."""
+    rng = stream(parameters.seed, history.person.index, Stage.CODES)
+    shares = parameters.coding
+    bounds = np.cumsum([shares.both, shares.one, shares.local])
+    places = np.searchsorted(bounds, rng.random(len(history.diagnoses)), side="right")
+    for diagnosis, place in zip(history.diagnoses, places, strict=True):
+        diagnosis.form = CODING_FORMS[place]
 
 
 def _after_death(parameters: Parameters, history: History, rng: np.random.Generator) -> None:

@@ -1,42 +1,98 @@
-"""The Bulk Data export: NDJSON shards and their manifest."""
+"""The Bulk Data exports: NDJSON shards, their manifests, and the deletions since an earlier export."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import orjson
 
 from presage_etl.synthetic.care import DRUGS
-from presage_etl.synthetic.chart import Chart
+from presage_etl.synthetic.changes import first_export_s, split
+from presage_etl.synthetic.chart_entries import Chart, Entry
 from presage_etl.synthetic.clock import HOUR_S, MINUTE_S, iso, wall
-from presage_etl.synthetic.fhir import (
-    LOCATION,
-    NUM_PRACTITIONERS,
-    ORGANIZATION,
-    Json,
-    coding,
-    concept,
-    medication_id,
-    practitioner_id,
-    reference,
-)
-from presage_etl.synthetic.identifiers import BASE_URL, RXNORM
+from presage_etl.synthetic.fhir import Json
+from presage_etl.synthetic.fhir_forms import name_in_bundle
+from presage_etl.synthetic.fhir_site import site_resources
+from presage_etl.synthetic.identifiers import BASE_URL
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.streams import Stage, stream
 
 EXPORT = "fhir/export-1"
-COMPRESSED = {"Organization", "Practitioner", "Medication", "Immunization"}  # readers meet plain and gzipped files
+SECOND_EXPORT = "fhir/export-2"
+COMPRESSED = {"Organization", "Practitioner", "Medication", "Immunization", "Specimen"}  # readers meet both
+DELETED = "deleted"
+
+Counts = dict[str, int]
 
 
-def write_shard(folder: Path, parameters: Parameters, shard: int, charts: Iterable[Chart]) -> dict[str, int]:
-    """Write one NDJSON file a resource type; return lines by file name."""
+def exports_of(parameters: Parameters) -> tuple[str, ...]:
+    """Folders of the exports, in the order in which they were made."""
+    return (EXPORT, SECOND_EXPORT)[: parameters.exports]
+
+
+def write_shard(folder: Path, parameters: Parameters, shard: int, charts: Sequence[Chart]) -> list[Counts]:
+    """Write one NDJSON file a resource type and export; return lines by file name, of each export.
+
+    Parameters
+    ----------
+    folder
+        The hospital.
+    """
+    if parameters.exports == 1:
+        return [_write_entries(folder / EXPORT, parameters, shard, (entry for c in charts for entry in c.entries))]
+    both = [split(parameters, chart) for chart in charts]
+    return [
+        _write_entries(folder / EXPORT, parameters, shard, (entry for first, _ in both for entry in first)),
+        _write_entries(folder / SECOND_EXPORT, parameters, shard, (entry for _, second in both for entry in second))
+        | _write_deleted(folder / SECOND_EXPORT, shard, charts),
+    ]
+
+
+def write_site(folder: Path) -> Counts:
+    """Write what belongs to the hospital and not to a person."""
+    counts = {}
+    for kind, resources in site_resources([drug.code for drug in DRUGS.values()]).items():
+        lines = [orjson.dumps(resource) for resource in resources]
+        counts[_write(folder, f"{kind}.site.ndjson", kind, lines)] = len(lines)
+    return counts
+
+
+def write_manifest(folder: Path, parameters: Parameters, counts: Counts, *, number: int = 1) -> None:
+    """Write manifest.json as the Bulk Data specification has it; the last export is made at the data cut."""
+    zone = parameters.calendar.zone
+    last = wall(parameters.calendar.cut) + 23 * HOUR_S + 59 * MINUTE_S
+    first = iso(first_export_s(parameters), zone)
+    names = sorted(name for name in counts if not name.startswith(DELETED))
+    order = stream(parameters.seed, number, Stage.BUNDLES, 0).permutation(len(names))
+    manifest = {
+        "transactionTime": iso(last, zone) if number == parameters.exports else first,
+        "request": f"{BASE_URL}/$export" + (f"?_since={first}" if number == 2 else ""),
+        "requiresAccessToken": False,
+        "output": [_listed(names[place], counts, names[place].split(".")[0]) for place in order],
+        "deleted": [_listed(name, counts, "Bundle") for name in sorted(counts) if name.startswith(DELETED)],
+        "error": [],
+        "extension": {"synthetic": True},
+    }
+    (folder / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _listed(name: str, counts: Counts, kind: str) -> Json:
+    return {"type": kind, "url": f"{BASE_URL}/files/{name}", "count": counts[name]}
+
+
+def _write_entries(folder: Path, parameters: Parameters, shard: int, entries: Iterable[Entry]) -> Counts:
     by_type: dict[str, list[bytes]] = {}
-    for chart in charts:
-        for kind, resources in chart.resources.items():
-            by_type.setdefault(kind, []).extend(orjson.dumps(resource) for resource in resources)
+    bundles: dict[str, list[Json]] = {}
+    for entry in entries:
+        if entry.bundle:
+            bundles.setdefault(entry.bundle, []).append(entry.resource)
+        else:
+            by_type.setdefault(str(entry.resource["resourceType"]), []).append(orjson.dumps(entry.resource))
+    if bundles:
+        by_type["Bundle"] = [orjson.dumps(name_in_bundle(resources)) for resources in bundles.values()]
     counts = {}
     for place, kind in enumerate(sorted(by_type)):
         lines = by_type[kind]
@@ -46,71 +102,14 @@ def write_shard(folder: Path, parameters: Parameters, shard: int, charts: Iterab
     return counts
 
 
-def write_site(folder: Path) -> dict[str, int]:
-    """Write what belongs to the hospital and not to a person."""
-    organization: Json = {
-        "resourceType": "Organization",
-        "id": ORGANIZATION,
-        "active": True,
-        "type": [concept(coding("http://terminology.hl7.org/CodeSystem/organization-type", "prov"))],
-        "name": "Synthetic Hospital",
-    }
-    location: Json = {
-        "resourceType": "Location",
-        "id": LOCATION,
-        "status": "active",
-        "name": "Synthetic Radiology",
-        "address": {"line": ["1 Example Street"], "city": "Exampleton", "state": "MA", "country": "US"},
-        "physicalType": concept(coding("http://terminology.hl7.org/CodeSystem/location-physical-type", "wi", "Wing")),
-        "managingOrganization": reference("Organization", ORGANIZATION),
-    }
-    practitioners: list[Json] = [
-        {
-            "resourceType": "Practitioner",
-            "id": practitioner_id(number),
-            "active": True,
-            "name": [{"family": "Halyard", "given": [f"Test-{number:02d}"]}],
-            "gender": "female" if number % 2 else "male",
-        }
-        for number in range(NUM_PRACTITIONERS)
-    ]
-    medications: list[Json] = [
-        {
-            "resourceType": "Medication",
-            "id": medication_id(code),
-            "status": "active",
-            "code": concept(coding(RXNORM, code, name), text=name),
-        }
-        for code, name in sorted(drug.code for drug in DRUGS.values())
-    ]
-    counts = {}
-    for kind, resources in (
-        ("Organization", [organization]),
-        ("Location", [location]),
-        ("Practitioner", practitioners),
-        ("Medication", medications),
-    ):
-        lines = [orjson.dumps(resource) for resource in resources]
-        counts[_write(folder, f"{kind}.000.ndjson", kind, lines)] = len(lines)
-    return counts
-
-
-def write_manifest(folder: Path, parameters: Parameters, counts: dict[str, int]) -> None:
-    """Write manifest.json as the Bulk Data specification has it."""
-    cut = wall(parameters.calendar.cut) + 23 * HOUR_S + 59 * MINUTE_S
-    manifest = {
-        "transactionTime": iso(cut, parameters.calendar.zone),
-        "request": f"{BASE_URL}/$export",
-        "requiresAccessToken": False,
-        "output": [
-            {"type": name.split(".")[0], "url": f"{BASE_URL}/files/{name}", "count": counts[name]}
-            for name in sorted(counts)
-        ],
-        "deleted": [],
-        "error": [],
-        "extension": {"synthetic": True},
-    }
-    (folder / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+def _write_deleted(folder: Path, shard: int, charts: Sequence[Chart]) -> Counts:
+    """Write what was deleted since the first export: a transaction Bundle of DELETE requests for each person."""
+    lines = []
+    for chart in charts:
+        if chart.withdrawn:
+            requests = [{"request": {"method": "DELETE", "url": entry.key}} for entry in chart.withdrawn]
+            lines.append(orjson.dumps({"resourceType": "Bundle", "type": "transaction", "entry": requests}))
+    return {_write(folder, f"{DELETED}.{shard:03d}.ndjson", DELETED, lines): len(lines)} if lines else {}
 
 
 def _write(folder: Path, name: str, kind: str, lines: list[bytes]) -> str:

@@ -6,27 +6,26 @@ from typing import Any
 
 from presage_etl.synthetic.clock import iso, iso_day
 from presage_etl.synthetic.events import NEVER, Diagnosis, History, Visit
-from presage_etl.synthetic.hazards import Leaf
 from presage_etl.synthetic.identifiers import (
     ACCESSION_SYSTEM,
     CVX,
-    ICD10CM,
+    ENTERPRISE_SYSTEM,
     LOCAL_SYSTEM,
     LOINC,
     MRN_SYSTEM,
     RXNORM,
     SNOMED,
-    SYSTEM_OF,
     UCUM,
 )
 from presage_etl.synthetic.persons import Person
-from presage_etl.synthetic.vocabulary import coding_of
 
 Json = dict[str, Any]
 
 ORGANIZATION = "synthetic-hospital"
 LOCATION = "radiology"
+WARD, INTENSIVE_CARE = "ward", "intensive-care"
 NUM_PRACTITIONERS = 20
+NUM_ROLES = 10
 US_CORE = "http://hl7.org/fhir/us/core/StructureDefinition/"
 OMB = "urn:oid:2.16.840.1.113883.6.238"
 ACT = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
@@ -40,6 +39,7 @@ RACE_NAMES = {
     "2106-3": "White",
 }
 ETHNICITY_NAMES = {"2135-2": "Hispanic or Latino", "2186-5": "Not Hispanic or Latino"}
+STAY_SYSTEM = "https://synthetic.example/stays"
 CLASS_NAMES = {"AMB": "ambulatory", "EMER": "emergency", "IMP": "inpatient encounter"}
 SYMPTOM_CODES = {
     "cough": ("49727002", "Cough"),
@@ -70,14 +70,14 @@ def meta(seconds: int, zone: str) -> Json:
     return {"versionId": "1", "lastUpdated": iso(seconds, zone)}
 
 
-def patient(history: History, zone: str) -> Json:
-    """Patient with US Core race, ethnicity and birth sex."""
+def patient(history: History, changed: int, zone: str) -> Json:
+    """Patient with US Core race, ethnicity and birth sex; `changed` is when it last was."""
     person = history.person
     gender = "male" if person.male else "female"
     resource: Json = {
         "resourceType": "Patient",
         "id": person.key,
-        "meta": meta(history.end, zone),
+        "meta": meta(changed, zone),
         "extension": [
             _omb("us-core-race", [(code, RACE_NAMES[code]) for code in person.races]),
             _omb(
@@ -85,9 +85,13 @@ def patient(history: History, zone: str) -> Json:
             ),
             {"url": f"{US_CORE}us-core-birthsex", "valueCode": "M" if person.male else "F"},
         ],
-        "identifier": [{"use": "usual", "type": _identifier_type("MR"), "system": MRN_SYSTEM, "value": person.mrn}],
+        "identifier": [
+            {"use": "usual", "type": _identifier_type("MR"), "system": MRN_SYSTEM, "value": person.mrn},
+            {"use": "official", "system": ENTERPRISE_SYSTEM, "value": f"SYE{person.index:09d}"},
+        ],
+        "active": True,
         "name": [{"use": "official", "family": person.family, "given": [person.given]}],
-        "telecom": [{"system": "phone", "value": f"555-01{person.index % 100:02d}"}],
+        "telecom": [{"system": "phone", "value": f"555-01{person.index % 100:02d}", "use": "home"}],
         "gender": gender,
         "birthDate": str(person.birth.year) if person.birth_year_only else person.birth.isoformat(),
         "address": [
@@ -98,8 +102,10 @@ def patient(history: History, zone: str) -> Json:
                 "state": person.state,
                 "postalCode": f"{person.zip3}00",
                 "country": "US",
+                "period": {"start": iso_day(person.origin)},
             }
         ],
+        "communication": [{"language": concept(coding("urn:ietf:bcp:47", "en"))}],
         "managingOrganization": reference("Organization", ORGANIZATION),
     }
     if history.death != NEVER:
@@ -122,14 +128,20 @@ def encounter(person: Person, visit: Visit, zone: str) -> Json:
         "serviceProvider": reference("Organization", ORGANIZATION),
     }
     if visit.kind == "IMP":
-        system = "http://terminology.hl7.org/CodeSystem/discharge-disposition"
-        resource["hospitalization"] = {"dischargeDisposition": concept(coding(system, "home", "Home"))}
+        system = "http://terminology.hl7.org/CodeSystem/"
+        resource["hospitalization"] = {
+            "admitSource": concept(coding(f"{system}admit-source", admit_source(visit))),
+            "dischargeDisposition": concept(coding(f"{system}discharge-disposition", "home", "Home")),
+        }
+        resource["identifier"] = [{"system": STAY_SYSTEM, "value": visit_id(person, visit.number)}]
+        resource["reasonCode"] = [{"text": "planned stay"}]
+        resource["location"] = [{"location": reference("Location", WARD)}]
+        resource["participant"][0] |= _attending(resource["period"])
     return resource
 
 
-def condition(person: Person, diagnosis: Diagnosis, identity: str, codings: list[Json], text: str, zone: str) -> Json:
-    """Condition, recorded after its visit or stamped at the visit's start."""
-    when = iso_day(diagnosis.recorded) if diagnosis.day_only else iso(diagnosis.recorded, zone)
+def condition(person: Person, diagnosis: Diagnosis, identity: str, code: Json, when: str, zone: str) -> Json:
+    """Condition, recorded after its visit or stamped at the visit's start; `when` is the date as it is written."""
     resource: Json = {
         "resourceType": "Condition",
         "id": identity,
@@ -139,7 +151,7 @@ def condition(person: Person, diagnosis: Diagnosis, identity: str, codings: list
         "category": [
             concept(coding("http://terminology.hl7.org/CodeSystem/condition-category", "encounter-diagnosis"))
         ],
-        "code": concept(*codings, text=text),
+        "code": code,
         "subject": reference("Patient", person.key),
         "recordedDate": when,
     }
@@ -148,21 +160,6 @@ def condition(person: Person, diagnosis: Diagnosis, identity: str, codings: list
     if diagnosis.at_start:
         resource["onsetDateTime"] = when
     return resource
-
-
-def leaf_codings(leaf: Leaf, draw: float) -> list[Json]:
-    """Codings of a leaf: SNOMED with ICD-10-CM (80 %), or one of the two."""
-    vocabulary, code = coding_of(leaf)
-    standard = coding(SYSTEM_OF[vocabulary], code, leaf.title)
-    if leaf.icd10 is None:
-        return [standard]
-    billing = coding(ICD10CM, leaf.icd10, leaf.title)
-    return [billing, standard] if draw < 0.8 else [standard] if draw < 0.9 else [billing]
-
-
-def symptom_codings(symptom: str) -> list[Json]:
-    """SNOMED coding of a symptom."""
-    return [coding(SNOMED, *SYMPTOM_CODES[symptom])]
 
 
 def observation(
@@ -188,7 +185,9 @@ def quantity(value: float, unit: str) -> Json:
     return {"value": float(value), "unit": unit, "system": UCUM, "code": unit}
 
 
-def procedure(person: Person, visit: Visit, identity: str, code: tuple[str, str], seconds: int, zone: str) -> Json:
+def procedure(
+    person: Person, visit: Visit, identity: str, code: tuple[str, str], seconds: int, when: str, zone: str
+) -> Json:
     """Completed procedure."""
     return {
         "resourceType": "Procedure",
@@ -198,39 +197,47 @@ def procedure(person: Person, visit: Visit, identity: str, code: tuple[str, str]
         "code": concept(coding(SNOMED, *code), text=code[1]),
         "subject": reference("Patient", person.key),
         "encounter": reference("Encounter", visit_id(person, visit.number)),
-        "performedDateTime": iso(seconds, zone),
+        "performedDateTime": when,
     }
 
 
 def medication_request(
-    person: Person, identity: str, drug: tuple[str, str], form: float, seconds: int, zone: str
+    person: Person, identity: str, drug: tuple[str, str], form: float, seconds: int, when: str, zone: str
 ) -> Json:
-    """Order of a clinical drug: as a code, as a reference, or contained."""
-    code = drug_concept(drug)
-    resource: Json = {
+    """Order of a clinical drug."""
+    return {
         "resourceType": "MedicationRequest",
         "id": identity,
         "meta": meta(seconds, zone),
         "status": "completed",
         "intent": "order",
+        "reportedBoolean": False,
+        **medication_code(drug, form),
         "subject": reference("Patient", person.key),
-        "authoredOn": iso(seconds, zone),
+        "authoredOn": when,
+        "requester": reference("Practitioner", practitioner_id(person.index)),
+        "dosageInstruction": [{"text": "1 a day"}],
         "dispenseRequest": {"numberOfRepeatsAllowed": 1, "quantity": {"value": 30}},
     }
+
+
+def medication_code(drug: tuple[str, str], form: float) -> Json:
+    """What a drug is: a code, a reference, or a contained Medication."""
+    code = drug_concept(drug)
     if form < 0.8:
-        return resource | {"medicationCodeableConcept": code}
+        return {"medicationCodeableConcept": code}
     if form < 0.9:
-        return resource | {"medicationReference": reference("Medication", medication_id(drug[0]))}
+        return {"medicationReference": reference("Medication", medication_id(drug[0]))}
     contained = {"resourceType": "Medication", "id": "drug", "code": code}
-    return resource | {"contained": [contained], "medicationReference": {"reference": "#drug"}}
+    return {"contained": [contained], "medicationReference": {"reference": "#drug"}}
 
 
 def drug_concept(drug: tuple[str, str]) -> Json:
-    """The CodeableConcept of a clinical drug."""
+    """The CodeableConcept of a drug."""
     return concept(coding(RXNORM, *drug), text=drug[1])
 
 
-def immunization(person: Person, identity: str, vaccine: tuple[str, str], seconds: int, zone: str) -> Json:
+def immunization(person: Person, identity: str, vaccine: tuple[str, str], seconds: int, when: str, zone: str) -> Json:
     """Completed vaccination."""
     return {
         "resourceType": "Immunization",
@@ -239,13 +246,13 @@ def immunization(person: Person, identity: str, vaccine: tuple[str, str], second
         "status": "completed",
         "vaccineCode": concept(coding(CVX, *vaccine), text=vaccine[1]),
         "patient": reference("Patient", person.key),
-        "occurrenceDateTime": iso(seconds, zone),
+        "occurrenceDateTime": when,
         "primarySource": True,
     }
 
 
-def allergy(person: Person, identity: str, code: tuple[str, str], seconds: int, zone: str) -> Json:
-    """Confirmed allergy."""
+def allergy(person: Person, identity: str, code: tuple[str, str], seconds: int, when: str, zone: str) -> Json:
+    """Confirmed allergy, and how it showed."""
     clinical = "http://terminology.hl7.org/CodeSystem/allergyintolerance-clinical"
     verified = "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification"
     return {
@@ -256,8 +263,14 @@ def allergy(person: Person, identity: str, code: tuple[str, str], seconds: int, 
         "verificationStatus": concept(coding(verified, "confirmed")),
         "code": concept(coding(SNOMED, *code), text=code[1]),
         "patient": reference("Patient", person.key),
-        "recordedDate": iso(seconds, zone),
+        "recordedDate": when,
+        "reaction": [{"manifestation": [{"text": "rash"}]}],
     }
+
+
+def admit_source(visit: Visit) -> str:
+    """Where an inpatient came from."""
+    return ("emd", "outp", "gp")[visit.number % 3]
 
 
 def visit_id(person: Person, number: int) -> str:
@@ -270,6 +283,11 @@ def practitioner_id(number: int) -> str:
     return f"practitioner-{number % NUM_PRACTITIONERS:02d}"
 
 
+def role_id(number: int) -> str:
+    """FHIR id of what one practitioner does."""
+    return f"role-{number:02d}"
+
+
 def medication_id(code: str) -> str:
     """FHIR id of the Medication of a clinical drug."""
     return f"medication-{code}"
@@ -278,6 +296,11 @@ def medication_id(code: str) -> str:
 def accession_identifier(value: str) -> Json:
     """Accession number of an order or a study."""
     return {"type": _identifier_type("ACSN"), "system": ACCESSION_SYSTEM, "value": value}
+
+
+def _attending(period: Json) -> Json:
+    system = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+    return {"type": [concept(coding(system, "ATND", "attender"))], "period": period}
 
 
 def _identifier_type(code: str) -> Json:

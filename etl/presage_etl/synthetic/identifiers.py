@@ -7,6 +7,7 @@ from functools import cache
 
 BASE_URL = "https://synthetic.example/fhir"
 MRN_SYSTEM = "https://synthetic.example/mrn"
+ENTERPRISE_SYSTEM = "https://synthetic.example/enterprise-number"
 ACCESSION_SYSTEM = "https://synthetic.example/accession"
 LOCAL_SYSTEM = "https://synthetic.example/local-codes"
 DEMO_SYSTEM = "https://synthetic.example/demonstration-codes"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from presage_etl.synthetic.clock import iso
 from presage_etl.synthetic.fhir import (
+    NUM_ROLES,
+    ORGANIZATION,
     Json,
     accession_identifier,
     coding,
@@ -11,9 +13,10 @@ from presage_etl.synthetic.fhir import (
     meta,
     practitioner_id,
     reference,
+    role_id,
     visit_id,
 )
-from presage_etl.synthetic.identifiers import LOINC, accession, series_uid, study_uid
+from presage_etl.synthetic.identifiers import LOINC, SNOMED, accession, series_uid, study_uid
 from presage_etl.synthetic.persons import Person, Scan
 
 DICOM_MODALITY = "http://dicom.nema.org/resources/ontology/DCM"
@@ -29,6 +32,7 @@ def service_request(person: Person, scan: Scan, visit: int, ordered: int, zone: 
         "identifier": [accession_identifier(accession(person.index, scan.number))],
         "status": "completed",
         "intent": "order",
+        "category": [concept(coding(SNOMED, "363679005", "Imaging"))],
         "code": concept(CT_CHEST, text="CT chest"),
         "subject": reference("Patient", person.key),
         "encounter": reference("Encounter", visit_id(person, visit)),
@@ -83,5 +87,7 @@ def diagnostic_report(person: Person, scan: Scan, visit: int, issued: int, zone:
         "encounter": reference("Encounter", visit_id(person, visit)),
         "effectiveDateTime": iso(scan.t0, zone),
         "issued": iso(issued, zone),
+        "performer": [reference("Organization", ORGANIZATION)],
+        "resultsInterpreter": [reference("PractitionerRole", role_id(person.index % NUM_ROLES))],
         "imagingStudy": [reference("ImagingStudy", f"{person.key}-study{scan.number}")],
     }

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from presage_etl.synthetic.clock import day_of
 from presage_etl.synthetic.codebook import Codebook, Meaning
 from presage_etl.synthetic.events import NEVER, History, Visit
+from presage_etl.synthetic.fhir import admit_source
 from presage_etl.synthetic.persons import Person
 
 EHR, ADMINISTERED, ENCOUNTER_RECORD, PRESCRIBED, PROBLEM_LIST = 32817, 32818, 32827, 32838, 32840
@@ -35,6 +36,7 @@ ETHNICITIES = {"2135-2": 38003563, "2186-5": 38003564}
 SEVERAL_RACES, RACE_QUESTION = 1546847, 4013886
 VISITS = {"IMP": 9201, "AMB": 9202, "EMER": 9203}
 HOME = ("home", 8536)
+ADMITTED_FROM = {"emd": 8870, "outp": 8756, "gp": 8940}
 COUNTRY = "US"
 VALUES = ("value_as_number", "value_as_string", "value_as_concept_id", "value_source_value", "operator_concept_id",
           "unit_concept_id", "unit_source_value", "range_low", "range_high")  # fmt: skip
@@ -175,8 +177,11 @@ def _columns(home: str, table: str, columns: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name != "value_as_string"}
 
 
-def person_rows(history: History, codes: Codebook, organization: str) -> Iterator[Row]:
-    """The person, the state they live in, their death, and an observation for each of several races."""
+def person_rows(history: History, codes: Codebook, organization: str, changed: int) -> Iterator[Row]:
+    """The person, the state they live in, their death, and an observation for each of several races.
+
+    `changed` is when the Patient last was: it dates the races of a person without visits.
+    """
     person = history.person
     key, where = f"Patient/{person.key}", f"address:{person.state}|{COUNTRY}"
     gender, gender_concept = GENDERS[person.male]
@@ -208,7 +213,7 @@ def person_rows(history: History, codes: Codebook, organization: str) -> Iterato
         values = {"death_date": died.date, "death_datetime": died.moment, "death_type_concept_id": EHR}
         yield Row("death", f"{key}#death", values | {"person_id": key})
     if len(races) > 1:
-        known = max((visit.start for visit in history.visits), default=history.end)
+        known = max((visit.start for visit in history.visits), default=changed)
         for code, concept_id in zip(person.races, races, strict=True):
             meaning = Meaning("race", 0, ((codes.literal(RACE_QUESTION), "Observation"),))
             answer: dict[str, Any] = {"value_as_concept_id": concept_id, "value_source_value": code}
@@ -218,6 +223,7 @@ def person_rows(history: History, codes: Codebook, organization: str) -> Iterato
 def visit_row(person: Person, visit: Visit, key: str, codes: Codebook, *, provider: str, organization: str) -> Row:
     """The visit of an encounter."""
     left, left_concept = HOME if visit.kind == "IMP" else (None, None)
+    came = admit_source(visit) if visit.kind == "IMP" else None
     start, end = When(visit.start), When(visit.end)
     values = {
         "person_id": f"Patient/{person.key}",
@@ -231,10 +237,31 @@ def visit_row(person: Person, visit: Visit, key: str, codes: Codebook, *, provid
         "care_site_id": organization,
         "visit_source_value": f"VISIT-{visit.kind}",
         "visit_source_concept_id": 0,
+        "admitted_from_concept_id": codes.literal(ADMITTED_FROM[came]) if came else None,
+        "admitted_from_source_value": came,
         "discharged_to_concept_id": codes.literal(left_concept) if left_concept else None,
         "discharged_to_source_value": left,
     }
     return Row("visit_occurrence", key, values)
+
+
+def stay_row(person: Person, key: str, whole: str, span: tuple[int, int], codes: Codebook, organization: str) -> Row:
+    """The detail of a visit that an encounter within another one makes."""
+    start, end = When(span[0]), When(span[1])
+    values = {
+        "person_id": f"Patient/{person.key}",
+        "visit_occurrence_id": whole,
+        "visit_detail_concept_id": codes.literal(VISITS["IMP"]),
+        "visit_detail_start_date": start.date,
+        "visit_detail_start_datetime": start.moment,
+        "visit_detail_end_date": end.date,
+        "visit_detail_end_datetime": end.moment,
+        "visit_detail_type_concept_id": ENCOUNTER_RECORD,
+        "care_site_id": organization,
+        "visit_detail_source_value": "VISIT-ICU",
+        "visit_detail_source_concept_id": 0,
+    }
+    return Row("visit_detail", key, values)
 
 
 def study_rows(

@@ -112,6 +112,54 @@ class Record(Section):
     unmapped: Share
     recurrent_admissions: float
     no_imaging_study: Share
+    intensive: Share
+    administered: Share
+    documented: Share
+
+
+class Coding(Section):
+    """How diagnoses are coded: shares that add to one. Local codes and texts mean nothing to a reader of the record."""
+
+    both: Share
+    one: Share
+    local: Share
+    text: Share
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Coding:
+        if abs(self.both + self.one + self.local + self.text - 1.0) > 1e-9:
+            raise ValueError("shares do not add to 1")
+        return self
+
+
+class References(Section):
+    """Forms of a reference to a Patient or an Encounter, as shares; the rest is relative."""
+
+    absolute: Share
+    versioned: Share
+    conditional: Share
+    contained: Share
+    bundled: Share
+
+
+class Dates(Section):
+    """Precision of the dates of orders, procedures, vaccinations, allergies and symptoms; the rest has a time."""
+
+    day: Share
+    month: Share
+    year: Share
+
+
+class Export(Section):
+    """The first of two exports, and who is touched between them: every n-th person."""
+
+    first: date
+    late_days: int = Field(ge=2)
+    new_every: int = Field(ge=1)
+    late_every: int = Field(ge=1)
+    merged_every: int = Field(ge=1)
+    changed_every: int = Field(ge=1)
+    gone_every: int = Field(ge=1)
 
 
 class Image(Section):
@@ -225,11 +273,16 @@ class Parameters(Section):
     studies_per_task: int = Field(ge=1)
     modes: tuple[Mode, ...] = Field(min_length=1)
     ceiling_persons: int = Field(ge=1000)
+    exports: int = Field(ge=1, le=2)
     cohort: Cohort
     calendar: Calendar
     latents: Latents
     hazard: Hazard
     record: Record
+    coding: Coding
+    references: References
+    dates: Dates
+    export: Export
     image: Image
     scanner: Scanner
     labeling: Labeling

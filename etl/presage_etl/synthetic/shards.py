@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from presage_etl.synthetic.chart import Chart, Charted, build_chart, knows_study
+from presage_etl.synthetic.chart import build_chart, knows_study
+from presage_etl.synthetic.chart_entries import Chart, Charted
 from presage_etl.synthetic.clock import YEAR_S, day_of, utc_day
 from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.events import NEVER, History, simulate
-from presage_etl.synthetic.export import write_shard
+from presage_etl.synthetic.export import EXPORT, Counts, write_shard
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.identifiers import accession, series_uid, study_key, study_uid
 from presage_etl.synthetic.omop import Row
@@ -23,7 +23,8 @@ from presage_etl.synthetic.omop_derived import derived_rows, ingredients
 from presage_etl.synthetic.omop_files import Tables, keyed_tables
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
-from presage_etl.synthetic.planted_fhir import plant, write_files
+from presage_etl.synthetic.planted_fhir import outcomes, plant, write_files
+from presage_etl.synthetic.record_counts import RecordCounts
 from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
 from presage_etl.synthetic.true_outcomes import other_views, outcome_labels
 from presage_etl.synthetic.vocabulary import build_vocabulary
@@ -62,19 +63,19 @@ class ShardResult:
     """What one shard wrote, and its rows of truth."""
 
     shard: int
-    counts: dict[str, int]
-    expected: Counter[str] = field(default_factory=Counter)
+    counts: list[Counts]
+    num_resources: int = 0
+    expected: RecordCounts = field(default_factory=RecordCounts)
     tables: dict[str, Rows] = field(default_factory=dict)
     concept_labels: list[pa.Table] = field(default_factory=list)
     cdm: Tables = field(default_factory=dict)
     scans: list[tuple[int, int]] = field(default_factory=list)
-    locations: set[str] = field(default_factory=set)
 
 
 def make_shard(task: ShardTask) -> ShardResult:
     """Simulate the persons of one shard, write their FHIR, return their truth."""
     parameters, model = task.parameters, task.model
-    result = ShardResult(task.shard, {})
+    result = ShardResult(task.shard, [])
     charts = []
     vocabulary = build_vocabulary(model)
     codes = Codebook(vocabulary)
@@ -83,16 +84,17 @@ def make_shard(task: ShardTask) -> ShardResult:
         history = simulate(parameters, model, person)
         chart = build_chart(parameters, model, history, parameters.grid[2], codes)
         charts.append(chart)
-        result.expected.update(chart.counts())
-        result.expected["observation_period"] += bool(chart.days)
-        result.locations.add(person.state)
+        result.expected.add(parameters, history, chart)
+        result.num_resources += len(chart.entries)
         truth_of_person(result, parameters, model, history, chart)
     parts = ingredients(vocabulary)
     planted = plant(parameters, codes, parts, task.shard, range(task.first, task.last))
-    result.expected.update(planted.counts())
+    result.expected.plant(parameters, planted.counts(), outcomes(planted.truth))
     result.tables["planted_fhir"] = planted.truth
     if "fhir" in parameters.modes:
-        result.counts = write_shard(task.folder, parameters, task.shard, charts) | write_files(task.folder, planted)
+        result.counts = write_shard(task.folder, parameters, task.shard, charts)
+        result.counts[0] |= write_files(task.folder / EXPORT, planted)
+        result.num_resources += planted.num_lines.total()
     if "omop" in parameters.modes:
         result.cdm = keyed_tables([*cdm_rows(charts, parts), *planted.rows])
     return result

@@ -31,6 +31,11 @@ class Stage(IntEnum):
     CEILING = 23
     SITE = 24
     PLANTED_FHIR = 38
+    CODES = 30
+    DATES = 31
+    CARE = 32
+    REFERENCES = 33
+    BUNDLES = 34
     REFILLS = 40
     LEAF_RECORDING = 41
     STORAGE = 42

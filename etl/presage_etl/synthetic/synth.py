@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from presage_etl.synthetic import ceilings, oracle, truth
 from presage_etl.synthetic.athena import write_vocabulary
-from presage_etl.synthetic.export import EXPORT, write_manifest, write_site
+from presage_etl.synthetic.export import EXPORT, exports_of, write_manifest, write_site
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.headline import write_tasks
 from presage_etl.synthetic.images import ImageResult, ImageTask, make_images
@@ -25,7 +24,8 @@ from presage_etl.synthetic.omop_files import keyed_tables, write_omop
 from presage_etl.synthetic.omop_site import site_rows, source_row
 from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.planted_fhir import SCHEMA, outcomes
+from presage_etl.synthetic.planted_fhir import SCHEMA
+from presage_etl.synthetic.record_counts import RecordCounts
 from presage_etl.synthetic.shards import (
     LABELS,
     Rows,
@@ -108,7 +108,7 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
     write_readme(folder / "truth")
     counts = {
         "persons": parameters.patients,
-        "resources": sum(number for shard in shards for number in shard.counts.values()),
+        "resources": sum(shard.num_resources for shard in shards),
         "studies": sum(len(batch.rows) for batch in images),
         "files": sum(len(batch.files) for batch in images),
         "leaf conditions": len(model.leaves),
@@ -151,7 +151,7 @@ def _prepare(folder: Path, digest: str, parameters: Parameters) -> None:
         for name in ("fhir", "dicom", "omop", "vocabulary", "tasks", "truth"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / PARTIAL).write_text(digest, encoding="utf-8")
-        for mode, name in (("fhir", EXPORT), ("dicom", "dicom")):
+        for mode, name in (*(("fhir", export) for export in exports_of(parameters)), ("dicom", "dicom")):
             if mode in parameters.modes:
                 (folder / name).mkdir(parents=True)
         (folder / "truth").mkdir()
@@ -163,7 +163,7 @@ def _make_records(folder: Path, parameters: Parameters, model: Model, workers: i
     size = parameters.persons_per_shard
     starts = range(0, parameters.patients, size)
     tasks = [
-        ShardTask(folder / EXPORT, parameters, model, shard, start, min(start + size, parameters.patients))
+        ShardTask(folder, parameters, model, shard, start, min(start + size, parameters.patients))
         for shard, start in enumerate(starts)
     ]
     shards = []
@@ -173,11 +173,18 @@ def _make_records(folder: Path, parameters: Parameters, model: Model, workers: i
             bar.advance(1)
     shards.sort(key=lambda result: result.shard)
     if "fhir" in parameters.modes:
-        counts = write_site(folder / EXPORT)
-        for shard in shards:
-            counts |= shard.counts
-        write_manifest(folder / EXPORT, parameters, counts)
+        _write_manifests(folder, parameters, shards)
     return shards
+
+
+def _write_manifests(folder: Path, parameters: Parameters, shards: list[ShardResult]) -> None:
+    """List the files of each export; what belongs to the hospital is in the first."""
+    site = write_site(folder / EXPORT)
+    for place, name in enumerate(exports_of(parameters)):
+        counts = dict(site) if name == EXPORT else {}
+        for shard in shards:
+            counts |= shard.counts[place]
+        write_manifest(folder / name, parameters, counts, number=place + 1)
 
 
 def _make_images(
@@ -207,7 +214,7 @@ def _write_truth(
     orphans: list[int],
 ) -> None:
     tables: dict[str, Rows] = {}
-    expected: Counter[str] = Counter()
+    expected = RecordCounts()
     for shard in shards:
         expected.update(shard.expected)
         for name, rows in shard.tables.items():
@@ -227,11 +234,7 @@ def _write_truth(
         if row["study"] in made
     ]
     tables["coefficients"] = truth.coefficient_rows(model)
-    locations = set().union(*(shard.locations for shard in shards))
-    refused = outcomes(tables["planted_fhir"])
-    tables["expected_counts"] = truth.expected_rows(
-        parameters, expected, refused, tables["links"], len(locations), len(made)
-    )
+    tables["expected_counts"] = truth.expected_rows(parameters, expected, tables["links"], len(made))
     headlines = pa.Table.from_pylist(tables.pop("true_labels", []), schema=LABELS)
     labels = pa.concat_tables([headlines, *(table for shard in shards for table in shard.concept_labels)])
     labels = labels.combine_chunks()

@@ -91,7 +91,7 @@ def concept_labels(model: Model, history: History, window: Window) -> list[Label
     first_after: dict[int, int] = {}
     prevalent = set()
     for diagnosis in history.diagnoses:
-        if diagnosis.leaf == NEVER:
+        if diagnosis.leaf == NEVER or not diagnosis.readable:
             continue
         time = label_time(diagnosis)
         for leaf in counts_for[diagnosis.leaf]:
@@ -119,7 +119,7 @@ def record_times(history: History) -> dict[int, NDArray[np.int64]]:
     """Recorded times of each leaf, as a reader of the record sees them."""
     times: dict[int, list[int]] = {leaf: [] for leaf in range(len(history.onset))}
     for diagnosis in history.diagnoses:
-        if diagnosis.leaf != NEVER:
+        if diagnosis.leaf != NEVER and diagnosis.readable:
             times[diagnosis.leaf].append(label_time(diagnosis))
     return {leaf: np.array(values, dtype=np.int64) for leaf, values in times.items()}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from presage_etl.synthetic.chart import Chart
+from presage_etl.synthetic.chart_entries import Chart
 from presage_etl.synthetic.clock import DAY_S
 from presage_etl.synthetic.events import History
 from presage_etl.synthetic.true_labels import (

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from presage_etl.synthetic.fhir import NUM_PRACTITIONERS
 from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.record_counts import RecordCounts
 from presage_etl.synthetic.shards import Rows
 
 STAGES = ("etl", "link")
@@ -37,7 +37,8 @@ MEANINGS = {
     "joins": "keys of each study beside FHIR ids and DICOM UIDs",
     "join_persons": "keys of each person beside FHIR ids and record numbers, scanned or not",
     "omop_keys": "mode omop: which resource (and slot of it) each numbered row of omop/ came from",
-    "expected_counts": "rows of each table after `etl fhir` (stage etl) and `link` (stage link), verdicts, quarantine",
+    "expected_counts": "rows of each table after `etl fhir` (stage etl; after the first of two exports: etl-1) and "
+    "`link` (stage link), excluded and dead resources, condition rows without concept (unmapped), verdicts, quarantine",
 }
 PLANTED = pa.schema(
     [("kind", pa.string()), ("where", pa.string()), ("expected", pa.string()), ("reasons", pa.list_(pa.string()))]
@@ -85,37 +86,20 @@ def coefficient_rows(model: Model) -> Rows:
     return rows
 
 
-def expected_rows(
-    parameters: Parameters,
-    rows: Counter[str],
-    refused: Counter[tuple[str, str]],
-    links: Rows,
-    num_locations: int,
-    num_volumes: int,
-) -> Rows:
+def expected_rows(parameters: Parameters, records: RecordCounts, links: Rows, num_volumes: int) -> Rows:
     """Counts that each stage of a right pipeline must show."""
+    if "dicom" not in parameters.modes:
+        return records.rows()
     linked = [link for link in links if link["person"] is not None]
     unknown = sum(link["class"] == "patient_id" for link in linked)
     quarantined = Counter(link["reason"] for link in links if link["person"] is None)
-    tables = dict(rows)
-    tables |= {
-        "care_site": 2,  # the organization, and radiology
-        "location": num_locations + 1,
-        "provider": NUM_PRACTITIONERS,
-        "cdm_source": 1,
-    }
-    found = [("etl", "table", name, number) for name, number in tables.items()]
-    found.append(("etl", "dead", "all", sum(number for (state, _), number in refused.items() if state == "dead")))
-    found += [("etl", state, reason, number) for (state, reason), number in refused.items()]
-    if "dicom" not in parameters.modes:
-        return _counted(found)
-    found.append(("link", "table", "image_occurrence", len(linked)))
+    found = [("link", "table", "image_occurrence", len(linked))]
     # A linked study without an order or procedure in the EHR gets one made by the link.
-    found.append(("link", "table", "procedure_occurrence", tables.get("procedure_occurrence", 0) + unknown))
+    found.append(("link", "table", "procedure_occurrence", records.tables()["procedure_occurrence"] + unknown))
     found.append(("link", "linked", "all", len(linked)))
     found += [("link", "quarantine", str(reason), number) for reason, number in quarantined.items()]
     found += [("images", "studies", "all", num_volumes), ("images", "verdict", "ok", num_volumes)]
-    return _counted(found)
+    return records.rows() + _counted(found)
 
 
 def _counted(found: list[tuple[str, str, str, int]]) -> Rows:

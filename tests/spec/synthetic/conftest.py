@@ -13,3 +13,9 @@ from tests.lib.synthetic import make
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hospital of 24 persons."""
     return make(tmp_path_factory.mktemp("synthetic") / "hospital")
+
+
+@pytest.fixture(scope="session")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hospital of 20 persons whose record comes in two exports."""
+    return make(tmp_path_factory.mktemp("synthetic") / "delivered", patients=20, exports=2, grid=(32, 32, 32))

@@ -83,7 +83,7 @@ def part_file(staging: Path, shard: int, part: int, table: str) -> Path:
 def make_lives(task: LivesTask) -> tuple[int, int]:
     """Simulate the persons of one part and stage their tables; return which part it was."""
     rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SCHEMAS}
-    result = ShardResult(task.shard, {})
+    result = ShardResult(task.shard, [])
     for index in task.persons:
         person = draw_person(task.parameters, index)
         history = simulate(task.parameters, task.model, person)
@@ -129,6 +129,7 @@ def _append_rows(
             CONDITION_TABLE | (DATE_ONLY if about.day_only else 0),
         )
         for about in history.diagnoses
+        if about.readable  # a local code or a text is a row without a concept: no event
     ]
     for visit in history.visits:
         concept = VISIT_CONCEPTS[visit.kind]
