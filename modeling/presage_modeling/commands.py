@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from presage_modeling.data import ANY_RECIPE
 from presage_modeling.embedding import EmbedReport, embed_run
+from presage_modeling.encoders.weights import Imported, import_weights, read_card
 from presage_modeling.objectives import ARMS
 from presage_modeling.pretraining import RunReport, resume_run, run_recipe, train_group, train_run
 from presage_modeling.recipe import Recipe, read_recipe
@@ -75,6 +77,34 @@ def embed_command(run: str, *, volumes: str | None, workspace: Path | None) -> E
     path = find_run(settings, run)
     run_recipe(path)
     return embed_run(path, _store_of_run(settings, volumes, path))
+
+
+def import_command(
+    source: Path,
+    *,
+    arch: str,
+    map_name: str,
+    licence: str,
+    channels: int,
+    sha256: str | None,
+    workspace: Path | None,
+) -> Imported:
+    """Import foreign weights into the workspace."""
+    return import_weights(
+        source,
+        arch=arch,
+        map_name=map_name,
+        licence=licence,
+        folder=read_settings(workspace).workspace / "weights",
+        channels=channels,
+        sha256=sha256,
+    )
+
+
+def show_command(file: str, *, workspace: Path | None) -> dict[str, Any]:
+    """Return the card of imported weights, by path or by name."""
+    path = Path(file)
+    return read_card(path if path.is_file() else read_settings(workspace).workspace / "weights" / f"{file}.safetensors")
 
 
 def _store_of_recipe(settings: Settings, volumes: str | None, recipe: Recipe) -> Store:

@@ -27,13 +27,14 @@ from presage_modeling.data import (
     input_shape_zyx,
 )
 from presage_modeling.encoders.interface import Encoder, build_encoder
+from presage_modeling.encoders.weights import load_imported, read_card
 from presage_modeling.hardware import device_fingerprint, open_device, set_threads
 from presage_modeling.hashing import hash64
 from presage_modeling.metrics_log import MetricsLog
 from presage_modeling.objectives import build_objective
 from presage_modeling.recipe import Recipe, check_sides, read_recipe
 from presage_modeling.training import Trainer
-from presage_platform.errors import InputError, RecipeError
+from presage_platform.errors import InputError, RecipeError, WeightsError
 from presage_platform.labeling.store import LabelStore
 from presage_platform.runs import RunFolder, check_same, environment_fingerprint, sha256_json, write_atomically
 from presage_platform.volumes.index import read_manifest
@@ -134,10 +135,31 @@ def data_fingerprints(recipe: Recipe, labels: LabelStore, store: Store) -> dict[
     return found
 
 
-def new_encoder(recipe: Recipe) -> Encoder:
-    """Return the initial encoder of a recipe: the same for every arm, whatever was drawn before."""
+def new_encoder(recipe: Recipe, weights_dir: Path | None = None) -> Encoder:
+    """Return the initial encoder of a recipe: the same for every arm, whatever was drawn before.
+
+    A recipe that names imported weights starts from them; they lie in `weights_dir`, the workspace's `weights/`.
+    """
     _seed(recipe.seed, ENCODER_SEED)
-    return build_encoder(recipe.encoder, len(recipe.input.windows))
+    encoder = build_encoder(recipe.encoder, len(recipe.input.windows))
+    if recipe.encoder.weights is not None:
+        if weights_dir is None:
+            raise WeightsError(f"recipe {recipe.name} starts from imported weights, and no folder of weights is given")
+        load_imported(encoder, weights_dir, recipe.encoder.weights)
+    return encoder
+
+
+def weights_folder(run: Path) -> Path:
+    """Return where imported weights lie: `weights/` beside `runs/`."""
+    return run.parent.parent / "weights"
+
+
+def initial_weights(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """Return name, hash and licence of the weights that a recipe starts from; None for a random start."""
+    if recipe.encoder.weights is None:
+        return None
+    card = read_card(folder / f"{recipe.encoder.weights}.safetensors")
+    return {"name": recipe.encoder.weights, "sha256": card["sha256"], "licence": card["licence"]}
 
 
 def _run(
@@ -193,7 +215,7 @@ def _write_inputs(
         "labels": labels.manifest["inputs"],
         "split": labels.manifest.get("split_id"),
         "guard": labels.manifest.get("guard"),
-        "initial_weights": None,
+        "initial_weights": initial_weights(recipe, weights_folder(folder.path)),
         "environment": environment_fingerprint(),
         "device": device_fingerprint(device),
     }
@@ -203,7 +225,7 @@ def _write_inputs(
 def _train(
     folder: RunFolder, recipe: Recipe, labels: LabelStore, store: Store, cohort: Cohort, device: torch.device
 ) -> dict[str, Any]:
-    encoder = new_encoder(recipe).to(device)
+    encoder = new_encoder(recipe, weights_folder(folder.path)).to(device)
     objective = build_objective(labels, cohort.parts, recipe.objective, recipe.head, device)
     _seed(recipe.seed, HEAD_SEED)
     head = objective.build_head(encoder.width).to(device)

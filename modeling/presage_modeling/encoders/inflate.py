@@ -64,3 +64,15 @@ def mix_channels(weight: Tensor, num_channels: int, how: Mixing = "sum") -> Tens
     if how == "mean":
         whole = whole / weight.shape[1]
     return (whole / num_channels).expand(weight.shape[0], num_channels, *weight.shape[2:]).contiguous()
+
+
+def pad_depth(weight_OIZYX: Tensor, depth: int) -> Tensor:
+    """Return a depth-first 3D kernel with depth as its last axis, its taps in the middle of `depth` and zeros around.
+
+    Shape (O, I, Z, Y, X) becomes (O, I, X, Y, depth); the convolution says the same on every slice.
+    """
+    missing = depth - weight_OIZYX.shape[2]
+    if missing < 0 or missing % 2:
+        raise ValueError(f"a kernel of depth {weight_OIZYX.shape[2]} does not stand in the middle of {depth}")
+    last_OIXYZ = weight_OIZYX.permute(0, 1, 4, 3, 2)
+    return torch.nn.functional.pad(last_OIXYZ, (missing // 2, missing // 2)).contiguous()
