@@ -13,7 +13,7 @@ from presage_platform.errors import IntegrityError, TaskError, UsageError
 from presage_platform.labeling.hashing import hash_file
 from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
 from presage_platform.labeling.pipeline import LabelReport, make_labels
-from presage_platform.labeling.tasks.locks import FolderConcepts
+from presage_platform.labeling.tasks.locks import UNVERSIONED, FolderConcepts
 from presage_platform.labeling.timeline import Snapshot, choose_n_shards
 from presage_platform.postgres.connection import open_database
 
@@ -66,7 +66,8 @@ def label(settings: Settings, request: Request) -> LabelReport:
     if request.without_database:
         if request.index is None or request.snapshot is None or request.vocabulary is None:
             raise UsageError("usage: without a database all of --index, --snapshot and --vocabulary are needed")
-        ready = _ready(task_files, FolderConcepts(request.vocabulary))
+        release = Snapshot.open(settings.timeline_dir / request.snapshot).manifest.get("vocabulary_version")
+        ready = _ready(task_files, FolderConcepts(request.vocabulary, str(release or UNVERSIONED)))
         inputs = read_from_files(
             settings,
             index_file=request.index,

@@ -88,6 +88,22 @@ def test_l62_a_concept_task_equals_the_same_task_in_sql(hospital: Settings, tmp_
     assert {"event", "prevalent", "censored"} <= seen
 
 
+def test_l27_death_as_a_concept_keeps_the_conventions_of_death(hospital: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    more = "risk: next\ncompeting: []\nrequires: [death]\n"
+    sets = 'concept_sets: {died: {include: ["SNOMED:419620001"]}}\n'
+    body = "select i.study_id, d.death_date as event_date from task_index i join death d on d.person_id = i.person_id\n"
+    files = [
+        write(folder, "in_kernel", f"kind: concept\n{sets}{more}"),
+        write(folder, "in_sql", more, body),
+    ]
+    lock_in_database(files, hospital)
+    report = command.label(hospital, Request(tasks=folder, allow_fewer=True, skip_tests=True))
+    ours = rows_of(hospital, report.label_hash, "in_kernel")
+    assert ours == rows_of(hospital, report.label_hash, "in_sql")
+    assert {"event", "censored"} == {row["state"] for row in ours}
+
+
 def test_l62_all_concept_tasks_of_one_semantics_are_one_pass(
     hospital: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

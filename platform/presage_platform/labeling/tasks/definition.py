@@ -87,7 +87,7 @@ class Task:
     @property
     def follows_death(self) -> bool:
         """True for a task whose event is death."""
-        return self.has_body and "death" in self.front.requires
+        return "death" in self.front.requires
 
 
 def read_task(path: Path) -> Task:

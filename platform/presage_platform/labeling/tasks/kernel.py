@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from presage_platform.labeling.extraction import DEATH_CONCEPT
 from presage_platform.labeling.first_occurrence import label_shard
 from presage_platform.labeling.hashing import hash_json
 from presage_platform.labeling.ontology import ConceptTasks
@@ -33,11 +34,25 @@ def run_concept_tasks(
     """Yield name and rows of locked concept tasks: one pass over the snapshot for each distinct semantics."""
     for policy, group in _by_policy(tasks, data_cut_s):
         windows = risk_windows(index.facts, policy)
-        ontology = tasks_of_concepts(snapshot.concepts, [lock.every_concept_id for _, lock in group])
+        ontology = tasks_of_concepts(snapshot.concepts, [_members(policy, lock) for _, lock in group])
         found = _Pass(index, snapshot, windows, ontology, policy)
         for number, (task, lock) in enumerate(group):
-            rows = rows_of_firsts(index.facts, windows, found.firsts(number), **row_options(task, index))
+            firsts = found.firsts(number)
+            if policy.follows_death and DEATH_CONCEPT in lock.every_concept_id:
+                firsts = _with_death(firsts, index, windows)
+            rows = rows_of_firsts(index.facts, windows, firsts, **row_options(task, index))
             yield task.name, TaskResult(rows, definition_hash(task, lock, data_cut_s))
+
+
+def _members(policy: Policy, lock: Lock) -> list[int]:
+    """Return what the kernel looks for: not death where it is the event, since its own conventions decide its time."""
+    return [concept for concept in lock.every_concept_id if not (policy.follows_death and concept == DEATH_CONCEPT)]
+
+
+def _with_death(firsts: Firsts, index: TaskIndex, windows: RiskWindows) -> Firsts:
+    death = index.facts.death_s
+    outcome = (death > windows.risk_start_s) & (death <= windows.follow_up_end_s)
+    return replace(firsts, event=np.minimum(firsts.event, np.where(outcome, death, NEVER)))
 
 
 def tasks_of_concepts(present: NDArray[np.int64], sets: Sequence[Sequence[int]]) -> ConceptTasks:

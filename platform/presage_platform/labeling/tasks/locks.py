@@ -69,14 +69,15 @@ class DatabaseConcepts:
 @dataclass(frozen=True)
 class FolderConcepts:
     """`concept.parquet`, `concept_ancestor.parquet` and, where they exist, `concept_relationship.parquet` (Maps to) and
-    `vocabulary.parquet` (the release)."""
+    `vocabulary.parquet` (the release; where there is none, what `otherwise` says)."""
 
     folder: Path
+    otherwise: str = UNVERSIONED
 
     def version(self) -> str:
         """Return the release of the vocabulary."""
         if not (self.folder / "vocabulary.parquet").is_file():
-            return UNVERSIONED
+            return self.otherwise
         rows = _rows(self.folder, "vocabulary", ["vocabulary_version"], [("vocabulary_id", "==", "None")])
         return str(rows[0]["vocabulary_version"]) if rows and rows[0]["vocabulary_version"] else UNVERSIONED
 
