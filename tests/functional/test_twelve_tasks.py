@@ -19,7 +19,7 @@ import pytest
 from tests.lib.synthetic import make, truth
 from tests.lib.twelve_tasks import TWELVE, write_twelve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LOAD = (
     ("etl", "vocabulary", "{hospital}/vocabulary"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from presage_platform.labeling.extraction import DEATH_CONCEPT
+from presage_platform.labeling.event_rows import DEATH_CONCEPT
 from presage_platform.labeling.first_occurrence import label_shard
 from presage_platform.labeling.hashing import hash_json
 from presage_platform.labeling.ontology import ConceptTasks
@@ -50,7 +50,7 @@ def _members(policy: Policy, lock: Lock) -> list[int]:
 
 
 def _with_death(firsts: Firsts, index: TaskIndex, windows: RiskWindows) -> Firsts:
-    death = index.facts.death_s
+    death = index.facts.death_at_s
     outcome = (death > windows.risk_start_s) & (death <= windows.follow_up_end_s)
     return replace(firsts, event=np.minimum(firsts.event, np.where(outcome, death, NEVER)))
 
