@@ -17,11 +17,13 @@ from presage_etl.synthetic.anatomy import Anatomy, Numbers, Shape
 from presage_etl.synthetic.grid import Grid
 from presage_etl.synthetic.painting import TISSUE, Volume
 
-CALCIUM, EMPHYSEMA, BRONCHOGRAM = 900.0, -980.0, -700.0
+CALCIUM, EMPHYSEMA = 900.0, -980.0
 FLUID_HU, SOLID_HU = (10.0, 20.0), (-50.0, 40.0)
 EMPHYSEMA_SHIFT = -95.0  # the whole lung darkens with emphysema: visible on coarse grids too
 MAX_EMPHYSEMA, MAX_LOG_CALCIUM = 45.0, 8.0
 NUM_BLOBS = 24
+BRONCHUS_MM, BRONCHUS_HU = 2.0, -950.0
+BRONCHI = ((0.8, 0.1, 0.6), (0.5, -0.7, -0.5), (0.3, 0.9, -0.2))
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,7 @@ def fill_lung(
     distance = _squared(x, y, z, np.array([spot]), 0.6)
     solid = _largest(np.flatnonzero(free), -distance, round(burden.consolidation_ml / grid.voxel_ml))
     if len(solid):
-        depth = distance[solid] / max(float(distance[solid].max()), 1.0)
-        values[places[solid]] = SOLID_HU[1] + (SOLID_HU[0] - SOLID_HU[1]) * depth
-        values[places[solid[_bronchi(x[solid], y[solid], z[solid], spot_of(x, y, z, spot), grid)]]] = BRONCHOGRAM
+        values[places[solid]] = _consolidated(x[solid], y[solid], z[solid], distance[solid], grid)
     free[solid] = False
     # Blobs around centres, more of them in the upper lobes.
     centres = rng.choice(len(places), size=NUM_BLOBS, p=_weights(z))
@@ -111,11 +111,6 @@ def fill_lung(
     dark = _largest(np.flatnonzero(free), -nearest, round(burden.emphysema_percent / 100 * np.count_nonzero(free)))
     values[places[dark]] = EMPHYSEMA
     return Filled(len(fluid), len(solid), len(dark))
-
-
-def spot_of(x: Any, y: Any, z: Any, place: int) -> tuple[float, float, float]:
-    """Coordinates of one voxel."""
-    return float(x[place]), float(y[place]), float(z[place])
 
 
 def _fluid(x: Any, y: Any, z: Any, anatomy: Anatomy, wanted: int) -> NDArray[np.int64]:
@@ -133,16 +128,21 @@ def _fluid(x: Any, y: Any, z: Any, anatomy: Anatomy, wanted: int) -> NDArray[np.
     )
 
 
-def _bronchi(x: Any, y: Any, z: Any, spot: tuple[float, float, float], grid: Grid) -> NDArray[np.bool_]:
-    """Voxels along three tubes through the middle of a consolidation."""
-    radius = max(1.5, 0.6 * grid.edge_mm)
-    offsets = np.stack([x - spot[0], y - spot[1], z - spot[2]])
-    inside = np.zeros(len(x), dtype=np.bool_)
-    for heading in ((0.8, 0.1, 0.6), (0.5, -0.7, -0.5), (0.3, 0.9, -0.2)):
+def _consolidated(x: Any, y: Any, z: Any, distance: Any, grid: Grid) -> Any:
+    """HU of consolidated voxels: thinner towards the rim, and air in three bronchi through the middle.
+
+    A bronchus thinner than a voxel is fainter, as everywhere.
+    """
+    hu = SOLID_HU[1] + (SOLID_HU[0] - SOLID_HU[1]) * distance / max(float(distance.max()), 1.0)
+    middle = int(np.argmin(distance))
+    offsets = np.stack([x - x[middle], y - y[middle], z - z[middle]])
+    filled = min(1.0, (2 * BRONCHUS_MM / grid.edge_mm) ** 2)
+    for heading in BRONCHI:
         direction = np.array(heading) / np.linalg.norm(heading)
         away = (offsets**2).sum(axis=0) - (direction @ offsets) ** 2
-        inside |= away < radius**2
-    return inside
+        inside = away < max(BRONCHUS_MM, 0.5 * grid.edge_mm) ** 2
+        hu[inside] += filled * (BRONCHUS_HU - hu[inside])
+    return hu
 
 
 def _largest(candidates: NDArray[np.int64], key: Any, number: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ CHAMBERS = (
     ((-0.02, 0.52, 0.42), (0.40, 0.32, 0.36), True),  # left atrium
     ((-0.58, -0.02, 0.10), (0.30, 0.40, 0.52), False),  # right atrium
 )
-NUM_LOBES = 4  # vessels that leave each hilum
+VESSEL_RADII = (2.4, 1.7, 1.1)  # of a segment's artery and of what it forks into
 LOBE_HEIGHTS = (0.95, 0.25, -0.45, -1.0)
 LOBE_AZIMUTHS = (0.1, -0.85, 0.9, 0.35)
 
@@ -129,7 +129,7 @@ def _grow(
     turned = heading + (0.22, 0.5, 0.6)[order] * rng.standard_normal(3) / np.sqrt(3)
     turned /= np.linalg.norm(turned)
     end = start + turned * rng.uniform(24.0, 36.0)
-    radius = (3.4, 2.4, 1.7)[order]
+    radius = VESSEL_RADII[order]
     shapes.append((*start, *end, radius, 0.75 * radius, hu, WITHIN))
     if order < 2:
         for _ in range(2):
