@@ -51,11 +51,10 @@ def score(biomarkers: Floats) -> Floats:
 
 def gaussian_of(biomarkers: Floats) -> Floats:
     """Internal Gaussians, shape (8,), of biomarkers: the middle of the quantiles that share a value."""
-    reference = _reference()
-    columns = [reference[:, place] for place in range(NUM_VISIBLE)]
+    columns = _quantiles()
     low = [np.searchsorted(column, value, "left") for column, value in zip(columns, biomarkers, strict=True)]
     high = [np.searchsorted(column, value, "right") for column, value in zip(columns, biomarkers, strict=True)]
-    quantile = (np.array(low) + np.array(high)) / 2 / len(reference)
+    quantile = (np.array(low) + np.array(high)) / 2 / columns.shape[1]
     return np.asarray(np.round(ndtri(np.clip(quantile, 1e-6, 1 - 1e-6)), DECIMALS))
 
 
@@ -78,11 +77,17 @@ def _transform(biomarkers: Floats) -> Floats:
     return np.asarray(np.where(LOGARITHMIC, np.log1p(biomarkers), biomarkers))
 
 
-@cache
-def _reference() -> Any:
-    """Biomarkers at 200,000 equal quantiles, ascending."""
+def _reference() -> Floats:
+    """Biomarkers at 200,000 equal quantiles, ascending; in parts, since a worker's memory is counted."""
     grid = ndtri((np.arange(200_000) + 0.5) / 200_000)
-    return natural(np.repeat(grid[:, None], NUM_VISIBLE, axis=1))
+    parts = [natural(np.repeat(part[:, None], NUM_VISIBLE, axis=1)) for part in np.split(grid, 20)]
+    return np.concatenate(parts)
+
+
+@cache
+def _quantiles() -> Any:
+    """The reference as columns."""
+    return np.ascontiguousarray(_reference().T)
 
 
 @cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from io import BytesIO
@@ -235,3 +237,27 @@ def test_s30_the_reader_accepts_every_series_and_finds_the_volume_of_the_truth(
         assert hashlib.sha256(native.array.tobytes()).hexdigest() == row["volume_sha256"], row["transfer_syntax"]
         np.testing.assert_allclose(native.affine_ras, np.array(row["affine_ras"]).reshape(4, 4), atol=1e-3)
         assert (native.valid is not None) == row["padded"]
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from presage_etl.synthetic import dicom
+from presage_etl.synthetic.images import ImageTask, make_images
+from presage_etl.synthetic.parameters import read_parameters
+
+headers = []
+encode = dicom.series_header
+dicom.series_header = lambda *arguments: headers.append(1) or encode(*arguments)
+parameters = read_parameters("demo", grid=(96, 96, 48))
+result = make_images(ImageTask(Path(sys.argv[1]), parameters, tuple((5_000_000 + n, 0) for n in range(12))))
+print(len(headers), len(result.files), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_s26_a_worker_keeps_to_300_mb_and_encodes_one_header_a_series(tmp_path: Path) -> None:
+    """Speed itself is `benchmarks/bench_synthetic.py`; here what it rests upon."""
+    run = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    headers, files, peak_kb = (int(word) for word in run.stdout.split())
+    assert (headers, files) == (12, 12 * 48)
+    assert peak_kb < 300 * 1024
