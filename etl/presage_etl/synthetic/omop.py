@@ -38,8 +38,12 @@ VISITS = {"IMP": 9201, "AMB": 9202, "EMER": 9203}
 HOME = ("home", 8536)
 ADMITTED_FROM = {"emd": 8870, "outp": 8756, "gp": 8940}
 COUNTRY = "US"
-VALUES = ("value_as_number", "value_as_string", "value_as_concept_id", "value_source_value", "operator_concept_id",
-          "unit_concept_id", "unit_source_value", "range_low", "range_high")  # fmt: skip
+VALUES = frozenset(
+    {"value_as_number", "value_as_string", "value_as_concept_id", "value_source_value", "operator_concept_id",
+     "unit_concept_id", "unit_source_value", "range_low", "range_high"}
+)  # fmt: skip
+LOST = {"measurement": frozenset({"value_as_string"}), "observation": frozenset({"range_low", "range_high"})}
+"""Values that a table has no column for; other tables have none."""
 TABLE_OF_DOMAIN = {
     "Condition": "condition_occurrence",
     "Drug": "drug_exposure",
@@ -168,13 +172,11 @@ def event(
 
 def _columns(home: str, table: str, columns: dict[str, Any]) -> dict[str, Any]:
     """Columns that a row keeps where it lands: values travel to measurement and observation, nothing else moves."""
-    kept = {name: value for name, value in columns.items() if (name in VALUES) or table == home}
-    if table not in ("measurement", "observation"):
-        return {name: value for name, value in kept.items() if name not in VALUES}
-    if table == "observation":
-        kept["qualifier_concept_id"] = kept.pop("operator_concept_id", None)
-        return {name: value for name, value in kept.items() if name not in ("range_low", "range_high")}
-    return {name: value for name, value in kept.items() if name != "value_as_string"}
+    lost = LOST.get(table, VALUES)
+    kept = {name: value for name, value in columns.items() if name not in lost and (table == home or name in VALUES)}
+    if table == "observation" and "operator_concept_id" in kept:
+        kept["qualifier_concept_id"] = kept.pop("operator_concept_id")
+    return kept
 
 
 def person_rows(history: History, codes: Codebook, organization: str, changed: int) -> Iterator[Row]:
