@@ -182,7 +182,7 @@ def read_ceiling(hospital: Path) -> dict[str, float]:
 COUNTS = {
     "excluded": "SELECT coalesce(sum(count), 0) FROM exclusion WHERE reason = %(name)s",
     "unmapped": "SELECT count(*) FROM condition_occurrence WHERE condition_concept_id = 0",
-    "dead": "SELECT count(*) FROM dead_letter WHERE resolved_by_run IS NULL",
+    "dead": "SELECT count(*) FROM dead_letter WHERE resolved_by_run IS NULL AND %(name)s IN ('all', reason)",
     "linked": "SELECT count(*) FROM study_link",
     "studies": "SELECT count(*) FROM image_study",
     "quarantine": "SELECT count(*) FROM link_quarantine WHERE resolved_run IS NULL AND reason = %(name)s",

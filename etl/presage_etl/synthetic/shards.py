@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,14 @@ class ShardResult:
 
 def make_shard(task: ShardTask) -> ShardResult:
     """Simulate the persons of one shard, write their FHIR, return their truth."""
+    gc.disable()  # a shard makes many objects and no cycles: looking for them costs a quarter of the time
+    try:
+        return _make_shard(task)
+    finally:
+        gc.enable()
+
+
+def _make_shard(task: ShardTask) -> ShardResult:
     parameters, model = task.parameters, task.model
     result = ShardResult(task.shard, [])
     charts = []
