@@ -46,6 +46,8 @@ class InputFile:
     file_no: int = 0
     last_updated: str = ""
     """Largest calendar date of a `meta.lastUpdated` in it."""
+    is_removal: bool = False
+    """Listed by a manifest as deletions: applied after every other file (E5)."""
 
 
 def find_files(paths: Sequence[Path]) -> list[InputFile]:
@@ -61,10 +63,17 @@ def find_files(paths: Sequence[Path]) -> list[InputFile]:
         if not path.exists():
             raise InputError(f"no FHIR resource found in {path} (looked for {LOOKED_FOR}): the path does not exist")
         found.extend(_walk(path) if path.is_dir() else [path])
-    listed, made_on = expand_manifests(sorted(set(found)))
+    listing = expand_manifests(sorted(set(found)))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        files = list(pool.map(_examine, sorted(listed)))
-    files = [replace(file, last_updated=made_on.get(file.path, file.last_updated)) for file in files]
+        examined = list(pool.map(_examine, sorted(listing.files)))
+    files = [
+        replace(
+            file,
+            last_updated=listing.made_on.get(file.path, file.last_updated),
+            is_removal=file.path in listing.deleted,
+        )
+        for file in examined
+    ]
     _refuse_unusable(paths, files)
     return files
 

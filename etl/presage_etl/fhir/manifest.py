@@ -1,7 +1,6 @@
-"""Bulk manifests: which files an export says it has, and when it was made (E5).
+"""Bulk manifests: which files an export says it has, what was deleted since, and when it was made (E5).
 
 Only local files are read: a URL of the manifest is matched to the file beside it that has its last path segment.
-Deletions are refused until they are carried out, never passed over.
 """
 
 from __future__ import annotations
@@ -20,23 +19,34 @@ MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest says: its files, those that hold errors and are not loaded, and the day it was made."""
+    """What a manifest says: its files, those of deletions, those that hold errors, and the day it was made."""
 
     path: Path
     files: tuple[Path, ...]
+    deleted: tuple[Path, ...]
     errors: tuple[Path, ...]
     extracted_on: str
 
 
-def expand_manifests(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Return the files to read, manifests replaced by what they list, and the export's day for the listed ones.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files to read, those among them that are applied after all others, and the export's day of listed ones."""
+
+    files: tuple[Path, ...]
+    deleted: frozenset[Path]
+    made_on: dict[Path, str]
+
+
+def expand_manifests(paths: Sequence[Path]) -> Listing:
+    """Return the files to read, manifests replaced by what they list; files of errors are not loaded.
 
     Raises
     ------
     InputError
-        When a listed file is missing, or a manifest lists deletions.
+        When a listed file is missing.
     """
     files: list[Path] = []
+    deleted: set[Path] = set()
     made_on: dict[Path, str] = {}
     errors: set[Path] = set()
     for path in paths:
@@ -44,10 +54,11 @@ def expand_manifests(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]
         if manifest is None:
             files.append(path)
             continue
-        files += manifest.files
+        files += (*manifest.files, *manifest.deleted)
+        deleted |= set(manifest.deleted)
         errors |= set(manifest.errors)
-        made_on |= dict.fromkeys(manifest.files, manifest.extracted_on)
-    return [path for path in dict.fromkeys(files) if path not in errors], made_on
+        made_on |= dict.fromkeys((*manifest.files, *manifest.deleted), manifest.extracted_on)
+    return Listing(tuple(path for path in dict.fromkeys(files) if path not in errors), frozenset(deleted), made_on)
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -60,14 +71,10 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     if not isinstance(document, dict) or not {"transactionTime", "output"} <= document.keys():
         return None
-    if document.get("deleted"):
-        raise InputError(
-            "the bulk manifest lists deletions, which this version does not carry out: load the export's files one by "
-            "one and delete by hand, or wait for a full export"
-        )
     return Manifest(
         path,
         tuple(_beside(path, entry) for entry in document["output"]),
+        tuple(_beside(path, entry) for entry in document.get("deleted") or ()),
         tuple(_beside(path, entry) for entry in document.get("error") or ()),
         str(document["transactionTime"])[:10],
     )

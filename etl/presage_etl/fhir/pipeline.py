@@ -62,6 +62,8 @@ log = get_logger(__name__)
 SQL = files("presage_etl.fhir") / "sql"
 FIRST_FILE_CHUNK = 1 << 20
 """Chunks below this number hold dead letters of earlier runs: they are older than any file (E78)."""
+FIRST_REMOVAL_CHUNK = 1 << 36
+"""What a manifest lists as deleted, after every other file (E5)."""
 LAST_CHUNK = 1 << 37
 """What `--delete` removes, after every file."""
 LETTERS_A_CHUNK = 5_000
@@ -237,7 +239,8 @@ class _Run:
 
     def _partitions(self, begun: Begun) -> Iterator[Partition]:
         wanted = [file for file in begun.files if file.file_no not in self.skipped]
-        return partitions(wanted, first_no=FIRST_FILE_CHUNK)
+        yield from partitions([file for file in wanted if not file.is_removal], first_no=FIRST_FILE_CHUNK)
+        yield from partitions([file for file in wanted if file.is_removal], first_no=FIRST_REMOVAL_CHUNK)
 
     def _stage(self, connection: psycopg.Connection[Any], load: Load, begun: Begun, stop: Stop) -> None:
         done = finished_chunks(connection, begun.run_no)

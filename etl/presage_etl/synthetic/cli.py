@@ -25,6 +25,10 @@ def synth(
     modes: Annotated[
         str | None, typer.Option(help="What is written: fhir, dicom, omop, with commas between (default: fhir,dicom).")
     ] = None,
+    exports: Annotated[
+        int | None,
+        typer.Option(min=1, max=2, help="2: the record in two deliveries, with what changed between (default 1)."),
+    ] = None,
     scans_per_patient: Annotated[float | None, typer.Option(help="Mean number of scans of a scanned person.")] = None,
     visible_leaves: Annotated[
         int | None, typer.Option(min=0, help="Further conditions that carry imaging signal.")
@@ -91,6 +95,7 @@ def synth(
         seed=seed,
         grid=parse_grid(grid),
         modes=wanted,
+        exports=exports,
         defects=rates,
         scanner=shortcut,
         **changes,

@@ -21,5 +21,21 @@ WHERE l.source_no = %(source_no)s
             AND r.resource_id = split_part(l.wanted_key, '/', 2)
             AND r.state = 'loaded'
       )
+      OR EXISTS (  -- a conditional reference: Type?system|hash of the identifier
+          SELECT
+          FROM stage_identifier AS i
+          JOIN stage_resource AS s ON s.stage_no = i.stage_no AND s.state = 'loaded'
+          WHERE l.wanted_key ~ '^[A-Za-z]+[?]'
+            AND i.value_hmac = right(l.wanted_key, 64)
+            AND left(l.wanted_key, -64) IN (s.resource_type || '?|', s.resource_type || '?' || i.system || '|')
+      )
+      OR EXISTS (
+          SELECT
+          FROM identifier AS i
+          JOIN resource AS r ON r.resource_no = i.resource_no AND r.source_no = l.source_no AND r.state = 'loaded'
+          WHERE l.wanted_key ~ '^[A-Za-z]+[?]'
+            AND i.value_hmac = right(l.wanted_key, 64)
+            AND left(l.wanted_key, -64) IN (r.resource_type || '?|', r.resource_type || '?' || i.system || '|')
+      )
   )
 ORDER BY l.letter_no

@@ -44,9 +44,23 @@ def test_e5_a_listed_file_that_is_missing_ends_the_run(tmp_path: Path) -> None:
         find_files([path])
 
 
-def test_e5_deletions_are_refused_not_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["manifest", "folder"])
+def test_e5_deletions_are_files_that_come_after_every_other(tmp_path: Path, given: str) -> None:
+    (tmp_path / "a-deleted.ndjson").write_text(
+        '{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"Patient/b"}}]}\n'
+    )
+    path = export(tmp_path, deleted=[{"type": "Bundle", "url": "https://synthetic.example/a-deleted.ndjson"}])
+    files = find_files([path if given == "manifest" else tmp_path])
+    assert {file.path.name: file.is_removal for file in files} == {
+        "a-deleted.ndjson": True,
+        "Patient.000.ndjson": False,
+    }
+    assert {file.last_updated for file in files} == {"2023-12-31"}
+
+
+def test_e5_a_missing_file_of_deletions_ends_the_run(tmp_path: Path) -> None:
     path = export(tmp_path, deleted=[{"type": "Bundle", "url": "https://synthetic.example/d.ndjson"}])
-    with pytest.raises(InputError, match="lists deletions"):
+    with pytest.raises(InputError, match="type Bundle that is not beside it"):
         find_files([path])
 
 
