@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def evaluate(
         "tasks": documents,
         "summary": _summary(metrics, num_persons=len(plan.person)),
         "comparisons": _comparisons(metrics, settings, num_persons=len(plan.person)),
-        "warnings": _warnings(checks, metrics, settings),
+        "warnings": [*_cautions(labels, cohorts), *_warnings(checks, metrics, settings)],
     }
 
 
@@ -353,6 +354,11 @@ def _declared(labels: LabelStore, task: str) -> dict[str, int] | None:
         return None
     states: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8"))[task].get("states", {})
     return states.get("test")
+
+
+def _cautions(labels: LabelStore, tasks: Iterable[str]) -> list[str]:
+    """Return what the label store says of the outcomes themselves."""
+    return [text for task in tasks if task in labels.outcomes for text in labels.outcome_cautions(task)]
 
 
 def _cohort(cohorts: dict[str, TaskCohort], labels: LabelStore) -> dict[str, Any]:

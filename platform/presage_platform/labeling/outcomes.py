@@ -7,7 +7,7 @@ that the kernel uses, so that a wrong condition in a query cannot leak the futur
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -238,6 +238,13 @@ def read_notes(store: Path) -> dict[str, Any]:
     path = store / "outcomes.json"
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {name: note for name, note in document.items() if (store / "outcomes" / f"{name}.parquet").is_file()}
+
+
+def remove_outcomes(store: Path, names: Iterable[str]) -> None:
+    """Remove outcomes of a store, where they are."""
+    for name in names:
+        (store / "outcomes" / f"{name}.parquet").unlink(missing_ok=True)
+    write_notes(store, read_notes(store))
 
 
 def write_notes(store: Path, document: Mapping[str, Any]) -> None:

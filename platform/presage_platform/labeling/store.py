@@ -112,6 +112,12 @@ class LabelStore:
         document = json.loads((self.path / "outcomes.json").read_text(encoding="utf-8"))
         return {name: document[name]["outcome_hash"] for name in self.outcomes}
 
+    def outcome_cautions(self, name: str) -> list[str]:
+        """Return what every report on an outcome must print: tests that were not run, and the task's own warnings."""
+        note = json.loads((self.path / "outcomes.json").read_text(encoding="utf-8")).get(name, {})
+        skipped = ["its own tests were not run (--skip-tests)"] if note.get("tests_skipped") else []
+        return [f"task {name}: {text}" for text in [*skipped, *note.get("warnings", [])]]
+
     @cached_property
     def task_names(self) -> list[str]:
         """Names of the tasks of the set, `concept:<concept_id>`, in task order."""

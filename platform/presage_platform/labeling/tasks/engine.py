@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from presage_platform.errors import PresageError, TaskError
 from presage_platform.labeling.hashing import hash_json, hash_table
-from presage_platform.labeling.outcomes import add_outcomes, read_notes, write_notes
+from presage_platform.labeling.outcomes import add_outcomes, read_notes, remove_outcomes, write_notes
 from presage_platform.labeling.semantics import IndexFacts
 from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.tasks.compile import Compiled, compile_task
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from presage_platform.postgres.connection import Database
 
 Ready = Sequence[tuple[Compiled, Lock]]
-TASKS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -147,26 +146,19 @@ def add_task_outcomes(
         for compiled, lock in ready
     }
     notes = read_notes(store)
-    report = OutcomeReport(
-        warnings=[f"{c.task.name}: {text}" for c, lock in ready for text in warnings_of(c.task, lock)]
-    )
+    warnings = {compiled.task.name: warnings_of(compiled.task, lock) for compiled, lock in ready}
+    report = OutcomeReport(warnings=[f"{name}: {text}" for name, texts in warnings.items() for text in texts])
     report.found = [name for name in hashes if notes.get(name, {}).get("outcome_hash") == hashes[name]]
     _note_tests(store, notes, report.found, tests_skipped)
     missing = [(compiled, lock) for compiled, lock in ready if compiled.task.name not in report.found]
     if not missing:
         return report
     index = task_index(store)
-    # In SQL first, and all at once, since they share a snapshot; concept tasks by the batch, since each row is kept.
-    batches = [[one for one in missing if one[0].task.front.kind != "concept"]]
-    concept = [one for one in missing if one[0].task.front.kind == "concept"]
-    batches += [concept] if concept else []
-    for batch in batches:
-        if not batch:
-            continue
-        outcomes = run_ready(batch, index, data_cut_s=cut, snapshot=snapshot, database=database, gate=gate)
-        _write(store, outcomes.results, hashes, tests_skipped)
-        report.written += list(outcomes.results)
-        report.failures |= outcomes.failures
+    outcomes = run_ready(missing, index, data_cut_s=cut, snapshot=snapshot, database=database, gate=gate)
+    # What a task gave under another text or vocabulary is not what it means now: without new rows it has none.
+    remove_outcomes(store, outcomes.failures)
+    _write(store, outcomes.results, hashes, warnings, tests_skipped)
+    report.written, report.failures = list(outcomes.results), outcomes.failures
     return report
 
 
@@ -206,12 +198,23 @@ def task_index(store: Path) -> TaskIndex:
     return TaskIndex(facts, *listed)
 
 
-def _write(store: Path, results: dict[str, TaskResult], hashes: dict[str, str], tests_skipped: bool) -> None:
+def _write(
+    store: Path,
+    results: dict[str, TaskResult],
+    hashes: dict[str, str],
+    warnings: dict[str, list[str]],
+    tests_skipped: bool,
+) -> None:
     add_outcomes(
         store,
         {name: result.rows for name, result in results.items()},
         {
-            name: {"outcome_hash": hashes[name], "dropped": result.dropped, "tests_skipped": tests_skipped}
+            name: {
+                "outcome_hash": hashes[name],
+                "dropped": result.dropped,
+                "tests_skipped": tests_skipped,
+                "warnings": warnings[name],
+            }
             for name, result in results.items()
         },
     )

@@ -89,6 +89,22 @@ def test_v11_late_events_alone_are_a_warning() -> None:
     assert not check.passed and not check.fatal
 
 
+def test_l71_what_a_label_store_says_of_its_outcomes_is_printed_in_every_report(tmp_path: Path) -> None:
+    class Noted:
+        outcomes = (made.TASKS[0],)
+
+        def outcome_cautions(self, name: str) -> list[str]:
+            return [f"task {name}: its own tests were not run (--skip-tests)"]
+
+    from presage_modeling.evaluation.evaluate import _cautions
+
+    found = _cautions(Noted(), made.TASKS)  # type: ignore[arg-type]
+    assert found == [f"task {made.TASKS[0]}: its own tests were not run (--skip-tests)"]
+    write_report(made.document() | {"warnings": found}, tmp_path)
+    for name in ("report.json", "report.html"):
+        assert "its own tests were not run (--skip-tests)" in (tmp_path / name).read_text()
+
+
 def test_v62_arms_of_different_test_sets_are_refused_unless_asked_for() -> None:
     labels, z = made.made_up()
     task = made.TASKS[0]
