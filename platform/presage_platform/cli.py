@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from presage_platform.errors import ExitCode, InterruptedRun, PresageError
+from presage_platform.truth_guard import truth_withheld
 
 ENTRY_POINTS = "presage.commands"
 
@@ -91,7 +92,8 @@ def with_shared_options(function: Callable[..., None]) -> Callable[..., None]:
         quiet, verbose, debug = (arguments.pop(name) for name in _SHARED)
         _prepare(quiet=quiet, verbosity=verbose, workspace=arguments.get("workspace"))
         try:
-            function(**arguments)
+            with truth_withheld(function.__name__, arguments):
+                function(**arguments)
         except PresageError as error:
             if debug:
                 _print_frames(error)

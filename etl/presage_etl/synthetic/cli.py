@@ -17,7 +17,9 @@ PRESET_HELP = (
 
 
 def synth(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the hospital, or predictions file with --oracle.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the hospital, or predictions file with --oracle.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help=PRESET_HELP)] = None,
     patients: Annotated[int | None, typer.Option(min=1, help="Persons (default: the preset's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same bytes.")] = None,
@@ -56,6 +58,9 @@ def synth(
         typer.Option(min=1, help="With --volumes-only: paint so many, derive the rest (never for accuracy)."),
     ] = None,
     oracle: Annotated[Path | None, typer.Option(help="Hospital whose oracles become predictions in --out.")] = None,
+    print_parameters: Annotated[
+        bool, typer.Option("--print-parameters", help="Print every parameter as JSON and make nothing.")
+    ] = False,
     workers: Workers = None,
     workspace: Workspace = None,
     as_json: Json = False,
@@ -65,12 +70,7 @@ def synth(
     Example: platform synth --out hospital/ --preset small
     """
     if oracle is not None:
-        from presage_etl.synthetic.oracle import write_predictions
-        from presage_platform.settings import read_settings
-
-        counts = write_predictions(oracle, out, read_settings(workspace))
-        line = f"oracles of {counts['studies']:,} studies written to {out}"
-        typer.echo(json.dumps(counts) if as_json else line)
+        _write_oracles(oracle, _named(out), workspace, as_json)
         return
     from presage_etl.synthetic.parameters import parse_grid, read_parameters
     from presage_etl.synthetic.scale.options import maker_of, scale_overrides, visible_leaves_override
@@ -100,8 +100,28 @@ def synth(
         scanner=shortcut,
         **changes,
     )
-    report = maker_of(parameters)(out, parameters, workers=workers)
+    if print_parameters:
+        typer.echo(json.dumps(parameters.model_dump(mode="json"), indent=1))
+        return
+    report = maker_of(parameters)(_named(out), parameters, workers=workers)
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "made": report.made, "counts": report.counts}))
     else:
         typer.echo(report.summary())
+
+
+def _named(out: Path | None) -> Path:
+    from presage_platform.errors import UsageError
+
+    if out is None:
+        raise UsageError("--out is missing: name the folder of the hospital, or the file of the predictions")
+    return out
+
+
+def _write_oracles(hospital: Path, out: Path, workspace: Path | None, as_json: bool) -> None:
+    from presage_etl.synthetic.oracle import write_predictions
+    from presage_platform.settings import read_settings
+
+    counts = write_predictions(hospital, out, read_settings(workspace))
+    line = f"oracles of {counts['studies']:,} studies written to {out}"
+    typer.echo(json.dumps(counts) if as_json else line)

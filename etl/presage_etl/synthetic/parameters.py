@@ -20,6 +20,7 @@ SCANNER_NAMES = ("siemens", "ge", "toshiba", "philips")
 CONFOUND = re.compile(rf"(?P<scanner>{'|'.join(SCANNER_NAMES)})=z(?P<latent>[1-8]):(?P<correlation>-?[01](\.\d+)?)")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Latent = Annotated[int, Field(ge=1, le=8)]
 Mode = Literal["fhir", "dicom", "omop"]
 Kind = Literal["visible", "mixed", "clinical", "null"]
 Output = Literal["hospital", "timeline", "volumes", "workspace"]
@@ -62,7 +63,7 @@ class Calendar(Section):
 class Correlation(Section):
     """One off-diagonal element of the latents' correlation matrix; latents count from 1."""
 
-    pair: tuple[int, int]
+    pair: tuple[Latent, Latent]
     value: float = Field(gt=-1, lt=1)
 
 
@@ -70,7 +71,7 @@ class Latents(Section):
     """Image-visible latents z1…z8."""
 
     names: tuple[str, ...]
-    age_calcification: float
+    age_calcification: float = Field(gt=-1, lt=1)
     scan_drift: float
     correlation: tuple[Correlation, ...]
 
@@ -298,6 +299,8 @@ class Parameters(Section):
     def _correlations_fit(self) -> Parameters:
         import numpy as np
 
+        if any(entry.pair[0] == entry.pair[1] for entry in self.latents.correlation):
+            raise ValueError("latents.correlation pairs a latent with itself")
         if np.linalg.eigvalsh(correlation_matrix(self))[0] <= 1e-6:
             raise ValueError("latents.correlation is not positive definite")
         if min(self.grid) < MIN_GRID:

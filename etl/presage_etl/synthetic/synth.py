@@ -26,6 +26,7 @@ from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.persons import draw_person
 from presage_etl.synthetic.planted_fhir import SCHEMA
 from presage_etl.synthetic.record_counts import RecordCounts
+from presage_etl.synthetic.resume import RECORDS, recorded, remove_unfinished, resumed
 from presage_etl.synthetic.shards import (
     LABELS,
     Rows,
@@ -41,12 +42,13 @@ from presage_etl.synthetic.truth_readme import write_readme
 from presage_etl.synthetic.vocabulary import build_vocabulary
 from presage_platform.errors import DiskFullError, InputError
 from presage_platform.logs import get_logger
-from presage_platform.parallel import map_partitions
 from presage_platform.progress import Progress
 
 PARTIAL = "synth.partial"
 SUMMARY = "synth.json"
 BYTES_PER_RESOURCE, RESOURCES_PER_PERSON = 900, 180
+SPACE_MARGIN = 1.2
+RESUMED = ("fhir", "dicom")  # written shard by shard
 
 log = get_logger(__name__)
 
@@ -136,27 +138,32 @@ def present(folder: Path, digest: str) -> dict[str, int] | None:
 
 
 def _prepare(folder: Path, digest: str, parameters: Parameters) -> None:
-    """Make the folders; what an interrupted run left is removed and made again."""
-    columns, rows, slices = parameters.grid
-    studies = parameters.patients * (1 + parameters.cohort.extra_scans) * (1 + parameters.cohort.orphan_studies)
-    size = (
-        studies * slices * (columns * rows * 2 + 4096) + parameters.patients * RESOURCES_PER_PERSON * BYTES_PER_RESOURCE
-    )
+    """Make the folders; of an interrupted run the shards that have a record stay, everything else is made again."""
     try:
+        _check_space(folder, parameters)
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < 1.2 * size:
-            raise DiskFullError(
-                f"{folder} needs about {1.2 * size / 1e9:.1f} GB free: make room or choose another disk"
-            )
+        resumable = (folder / PARTIAL).is_file() and (folder / RECORDS).is_dir()
         for name in ("fhir", "dicom", "omop", "vocabulary", "tasks", "truth"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+            if not (resumable and name in RESUMED):
+                shutil.rmtree(folder / name, ignore_errors=True)
         (folder / PARTIAL).write_text(digest, encoding="utf-8")
         for mode, name in (*(("fhir", export) for export in exports_of(parameters)), ("dicom", "dicom")):
             if mode in parameters.modes:
-                (folder / name).mkdir(parents=True)
+                (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "truth").mkdir()
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+
+
+def _check_space(folder: Path, parameters: Parameters) -> None:
+    """Refuse a disk that is too small before anything is written on it."""
+    columns, rows, slices = parameters.grid
+    studies = parameters.patients * (1 + parameters.cohort.extra_scans) * (1 + parameters.cohort.orphan_studies)
+    pixels = studies * slices * (columns * rows * 2 + 4096)
+    needed = SPACE_MARGIN * (pixels + parameters.patients * RESOURCES_PER_PERSON * BYTES_PER_RESOURCE)
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if shutil.disk_usage(there).free < needed:
+        raise DiskFullError(f"{folder} needs about {needed / 1e9:.1f} GB free: make room or choose another disk")
 
 
 def _make_records(folder: Path, parameters: Parameters, model: Model, workers: int | None) -> list[ShardResult]:
@@ -168,7 +175,7 @@ def _make_records(folder: Path, parameters: Parameters, model: Model, workers: i
     ]
     shards = []
     with Progress("records", total=len(tasks), unit="shards") as bar:
-        for result in map_partitions(make_shard, tasks, workers=workers):
+        for result in resumed(make_shard, tasks, folder / RECORDS / "persons", workers=workers):
             shards.append(result)
             bar.advance(1)
     shards.sort(key=lambda result: result.shard)
@@ -197,9 +204,10 @@ def _make_images(
         ImageTask(folder / "dicom", parameters, tuple(studies[start : start + size]))
         for start in range(0, len(studies), size)
     ]
-    batches = []
+    records, batches = folder / RECORDS / "images", []
+    remove_unfinished(folder / "dicom", {name for batch in recorded(records) for name, _ in batch.files})
     with Progress("images", total=len(studies), unit="studies") as bar:
-        for result in map_partitions(make_images, tasks, workers=workers):
+        for result in resumed(make_images, tasks, records, workers=workers):
             batches.append(result)
             bar.advance(len(result.rows))
     return sorted(batches, key=lambda batch: str(batch.rows[0]["study"]))
@@ -255,8 +263,9 @@ def _level(rows: Rows) -> Rows:
 def _finish(
     folder: Path, digest: str, parameters: Parameters, counts: dict[str, int], images: list[ImageResult]
 ) -> None:
-    """Write synth.json with the sha256 of every file, and take the mark of an unfinished run away."""
+    """Write synth.json with the sha256 of every file, and take the marks of an unfinished run away."""
     files = {f"dicom/{name}": sha for batch in images for name, sha in batch.files}
+    shutil.rmtree(folder / RECORDS, ignore_errors=True)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not name.startswith("dicom/") and name != PARTIAL:
