@@ -108,10 +108,10 @@ def best_linear_auroc(scores: NDArray[np.float64], present: NDArray[np.bool_]) -
 def volume_of(parameters: Parameters, person: Person) -> NDArray[np.int16]:
     """The Hounsfield volume of a person's first scan, without its files."""
     from presage_etl.synthetic.images import picture
-    from presage_etl.synthetic.phantom import scan
-    from presage_etl.synthetic.scanner import draw_acquisition
+    from presage_etl.synthetic.scanner import draw_acquisition, scan
     from presage_etl.synthetic.streams import Stage, stream
 
-    made = draw_acquisition(parameters, person.index, 0, male=person.male)
-    phantom = picture(parameters, person, person.scans[0], made)
-    return scan(phantom, made.anatomy, stream(parameters.seed, person.index, Stage.NOISE, 0))
+    planned = person.scans[0]
+    made = draw_acquisition(parameters, person.index, 0, male=person.male, biomarkers=planned.biomarkers)
+    phantom = picture(parameters, person, planned, made)
+    return scan(phantom, made, stream(parameters.seed, person.index, Stage.NOISE, 0))
