@@ -88,7 +88,9 @@ def learn(parameters: Parameters, number: int, epochs: int) -> list[float]:
         person = draw_person(parameters, index)
         made = draw_acquisition(parameters, index, 0, male=person.male)
         phantom = picture(parameters, person, orphan_scan(person), made)
-        volumes.append(scan(phantom, made, stream(parameters.seed, index, Stage.NOISE, 0)))
+        volume = scan(phantom, made, stream(parameters.seed, index, Stage.NOISE, 0))
+        # as every recipe of training hands it over: rows to the left, slices to the head
+        volumes.append(volume[::-1, :, ::-1] if made.feet_first else volume)
         scores.append(person.z)
     stack = np.stack(volumes).astype(np.float32)
     x = torch.from_numpy(np.stack([np.clip((stack - low) / (high - low), 0, 1) for low, high in WINDOWS], axis=1))

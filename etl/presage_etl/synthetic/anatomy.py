@@ -114,6 +114,11 @@ class Body:
             rows[:, first], rows[:, first + 1] = self._place(rows[:, first], rows[:, first + 1])
         return rows
 
+    def points(self, spots: Numbers) -> Numbers:
+        """Place points, shape (n, 3)."""
+        x, y = self._place(spots[:, 0], spots[:, 1])
+        return np.column_stack([x, y, spots[:, 2]])
+
     def _place(self, x: Numbers, y: Numbers) -> tuple[Numbers, Numbers]:
         return (
             self._cosine * x - self._sine * y + self.centre[0],

@@ -71,9 +71,7 @@ def nodules(lungs: list[Shape], others: list[Shape], number: int, grid: Grid, rn
     smallest = max(6.0, min(3.0 * across, 19.0))
     found: list[Shape] = []
     while len(found) < number:
-        lung = lungs[int(rng.integers(2))]
-        direction = rng.standard_normal(3)
-        spot = np.array(lung[:3]) + np.array(lung[3:6]) * direction / np.linalg.norm(direction) * rng.uniform(0, 0.78)
+        spot = _spot(lungs, rng, float(rng.uniform(0, 0.78)))
         diameter, hu = smallest + rng.uniform(0, 5.0), rng.uniform(20, 60)
         if all(_outside(spot, shape, 1.25) for shape in others) and all(
             np.linalg.norm(spot - np.array(other[:3])) > 27.0 for other in found
@@ -83,31 +81,51 @@ def nodules(lungs: list[Shape], others: list[Shape], number: int, grid: Grid, rn
     return found
 
 
+def draw_centres(lungs: list[Shape], others: list[Shape], rng: np.random.Generator) -> Numbers:
+    """The middle of a consolidation, then of the blobs of emphysema, more of them high up; shape (1 + NUM_BLOBS, 3).
+
+    In the body's own millimetres: a picture shows the same disease on every grid.
+    """
+    found: list[Numbers] = []
+    while len(found) <= NUM_BLOBS:
+        spot = _spot(lungs, rng, 0.95 * float(rng.random()) ** (1 / 3))
+        height = (spot[2] - lungs[0][2]) / lungs[0][5]  # from -1 to 1
+        is_kept = rng.random() < (1.1 + height) / 2.1 or not found
+        if is_kept and all(_outside(spot, shape, 1.0) for shape in others):
+            found.append(spot)
+    return np.array(found)
+
+
+def _spot(lungs: list[Shape], rng: np.random.Generator, radius: float) -> Numbers:
+    """A place in one of the lungs, `radius` of the way from its middle to its rim."""
+    lung = lungs[int(rng.integers(2))]
+    direction = rng.standard_normal(3)
+    return np.asarray(np.array(lung[:3]) + np.array(lung[3:6]) * direction / np.linalg.norm(direction) * radius)
+
+
 def _outside(spot: Numbers, shape: Shape, margin: float) -> bool:
     return bool(np.sum(((spot - np.array(shape[:3])) / np.array(shape[3:6])) ** 2) > margin)
 
 
 def fill_lung(
-    volume: Volume, lung: Volume, grid: Grid, anatomy: Anatomy, burden: Burden, rng: np.random.Generator
+    volume: Volume, lung: Volume, grid: Grid, anatomy: Anatomy, burden: Burden, centres: Numbers, fluid_hu: float
 ) -> Filled:
-    """Fill whole voxels of lung, `volume` in place."""
+    """Fill whole voxels of lung, `volume` in place; centres as of `draw_centres`, in the patient's millimetres."""
     places = np.flatnonzero(lung > 0.5)
     x, y, z = _coordinates(places, grid.frame(), *grid.size[:2])
     values = volume.reshape(-1)
     free = np.ones(len(places), dtype=np.bool_)
     fluid = _fluid(x, y, z, anatomy, round(burden.effusion_ml / grid.voxel_ml))
-    values[places[fluid]] = rng.uniform(*FLUID_HU)
+    values[places[fluid]] = fluid_hu
     free[fluid] = False
-    # One segment is filled around a spot, with air left in its bronchi.
-    spot = int(rng.integers(len(places)))
-    distance = _squared(x, y, z, np.array([spot]), 0.6)
-    solid = _largest(np.flatnonzero(free), -distance, round(burden.consolidation_ml / grid.voxel_ml))
-    if len(solid):
+    if burden.consolidation_ml > 0:
+        distance = _squared(x, y, z, centres[:1], 0.6)
+        solid = _largest(np.flatnonzero(free), -distance, round(burden.consolidation_ml / grid.voxel_ml))
         values[places[solid]] = _consolidated(x[solid], y[solid], z[solid], distance[solid], grid)
-    free[solid] = False
-    # Blobs around centres, more of them in the upper lobes.
-    centres = rng.choice(len(places), size=NUM_BLOBS, p=_weights(z))
-    nearest = _squared(x, y, z, centres, 1.0)
+        free[solid] = False
+    else:
+        solid = fluid[:0]
+    nearest = _squared(x, y, z, centres[1:], 1.0)
     dark = _largest(np.flatnonzero(free), -nearest, round(burden.emphysema_percent / 100 * np.count_nonzero(free)))
     values[places[dark]] = EMPHYSEMA
     return Filled(len(fluid), len(solid), len(dark))
@@ -159,11 +177,6 @@ def _largest(candidates: NDArray[np.int64], key: Any, number: int) -> NDArray[np
     return np.asarray(candidates[chosen])
 
 
-def _weights(z: NDArray[np.float32]) -> Numbers:
-    weight = np.clip(z.astype(np.float64) - float(z.min()) + 20.0, 1.0, None)
-    return np.asarray(weight / weight.sum())
-
-
 @njit(cache=True)
 def _coordinates(places: Any, frame: Any, columns: int, rows: int) -> Any:
     """Patient coordinates of voxels by their place in memory."""
@@ -178,13 +191,13 @@ def _coordinates(places: Any, frame: Any, columns: int, rows: int) -> Any:
 
 @njit(cache=True)
 def _squared(x: Any, y: Any, z: Any, centres: Any, along_z: float) -> Any:
-    """Squared distance of each point to the nearest of the points that `centres` numbers; z counts `along_z`."""
+    """Squared distance of each point to the nearest centre; z counts `along_z`."""
     found = np.empty(len(x), dtype=np.float32)
-    weight = np.float32(along_z)
+    near, weight = centres.astype(np.float32), np.float32(along_z)
     for place in range(len(x)):
         best = np.float32(np.inf)
-        for centre in centres:
-            dx, dy, dz = x[place] - x[centre], y[place] - y[centre], z[place] - z[centre]
+        for centre in range(len(near)):
+            dx, dy, dz = x[place] - near[centre, 0], y[place] - near[centre, 1], z[place] - near[centre, 2]
             best = min(best, dx * dx + dy * dy + weight * dz * dz)
         found[place] = best
     return found

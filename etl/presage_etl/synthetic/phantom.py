@@ -71,7 +71,10 @@ def paint_phantom(biomarkers: Numbers, anatomy: Anatomy, grid: Grid, rng: np.ran
     air_filled = lung > 0.5  # before anything that a disease puts into it
     if agatston > 0:
         segments(disease.calcium(heart[0], float(agatston)))
-    ellipsoids(disease.nodules(lungs[:2], [*domes, heart[0]], int(num_nodules), grid, rng))
+    hidden = [*domes, heart[0]]
+    ellipsoids(disease.nodules(lungs[:2], hidden, int(num_nodules), grid, rng))
+    centres = body.points(disease.draw_centres(lungs[:2], hidden, rng))
     burden = disease.Burden(float(effusion_ml), float(consolidation_ml), float(emphysema))
-    filled = disease.fill_lung(volume, lung, grid, anatomy, burden, rng)
+    fluid_hu = float(rng.uniform(*disease.FLUID_HU))
+    filled = disease.fill_lung(volume, lung, grid, anatomy, burden, centres, fluid_hu)
     return Phantom(volume, air_filled, filled.effusion, filled.consolidation, filled.emphysema)
