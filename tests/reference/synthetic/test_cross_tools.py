@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 
@@ -131,3 +132,28 @@ def hu_at(image: nibabel.Nifti1Image, made: Acquisition, spot: tuple[float, floa
     placed = Body(anatomy).segments([(x, y, z, x, y, z, 1.0, 1.0, 0.0, 0.0)])[0, :3]
     i, j, k = np.rint(np.linalg.inv(image.affine)[:3] @ [-placed[0], -placed[1], placed[2], 1.0]).astype(int)
     return float(np.median(np.asarray(image.dataobj)[i - 1 : i + 2, j - 1 : j + 2, k]))
+
+
+def test_s27_every_mandatory_attribute_of_the_standards_ct_image_iod_is_there(sent: list[Sent]) -> None:
+    """The tables of PS3.3 as highdicom ships them: type 1 has a value, type 2 is present, in every mandatory module."""
+    standard = pytest.importorskip("highdicom._standard_utils")
+    modules = [one["key"] for one in standard.get_iod_module_map()["ct-image"] if one["usage"] == "M"]
+    assert {"patient", "general-study", "frame-of-reference", "image-plane", "ct-image", "sop-common"} <= set(modules)
+    rows = [row for module in modules for row in standard.get_module_attribute_map()[module]]
+    for one in sent:
+        for path in one.files[::16]:
+            image = pydicom.dcmread(path)
+            for row in rows:
+                for holder in holders(image, row["path"]):
+                    if row["type"] in ("1", "2"):
+                        assert row["keyword"] in holder, row
+                    if row["type"] == "1" or (row["type"] == "1C" and row["keyword"] in holder):
+                        assert holder[row["keyword"]].value not in (None, ""), row
+
+
+def holders(image: pydicom.Dataset, path: list[str]) -> list[pydicom.Dataset]:
+    """The data sets that an attribute of the standard's tables belongs to: items of sequences that are present."""
+    found = [image]
+    for keyword in path:
+        found = [item for holder in found for item in holder.get(keyword, [])]
+    return found
