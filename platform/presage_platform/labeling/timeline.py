@@ -37,8 +37,8 @@ BIN_KEYS = ("bin_id", "concept_id")
 ARRAYS = ("person_id", "offset", "concept", "time", "flags")
 
 CONCEPT_SHIFT = 1 << 31
-MINOR_BITS = 40
-"""Bits of concept (32) and flags (8) in a sort key."""
+WIDE = 1 << 27
+"""Widest range of values that is numbered by a table: 134 million, untouched pages cost nothing."""
 
 EVENT_DTYPE = np.dtype([("person_id", "<i8"), ("time", "<i8"), ("concept", "<i4"), ("flags", "u1")])
 """One event as it travels from a table to its shard, 21 bytes."""
@@ -77,35 +77,48 @@ def choose_n_shards(num_events: int) -> int:
 def sort_shard(events: NDArray[Any]) -> SortedShard:
     """Sort events of `EVENT_DTYPE` by (person, time, concept, flags); exact duplicates collapse.
 
-    Two sorts of whole 64-bit keys instead of one by four columns: (person, time) first, whose distinct values get
-    numbers, then (that number, concept, flags). A shard that is too large for the keys is sorted by columns.
+    Person, time, concept and flags are numbered within the shard and make one number of 63 bits, whose order is theirs:
+    a plain sort of integers is several times faster than one by columns. A shard with more combinations than that is
+    sorted by columns.
     """
-    person, time, minor = events["person_id"], events["time"], _minor(events)
-    persons, rank = np.unique(person, return_inverse=True)
-    low = int(time.min()) if len(time) else 0
-    span = int(time.max()) - low + 1 if len(time) else 1
-    if len(persons) * span >= 1 << 62 or len(events) >= 1 << (63 - MINOR_BITS):
-        return _sort_by_columns(person, time, minor)
-    major = rank * span + (time - low)
-    order = np.argsort(major)
-    ordered = major[order]
-    new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = ordered[1:] != ordered[:-1]
-    number = np.empty(len(order), dtype=np.int64)
-    number[order] = np.cumsum(new) - 1
-    key = np.sort(number << MINOR_BITS | minor)
+    persons, person = number_values(events["person_id"])
+    concepts, concept = number_values(events["concept"])
+    kinds, kind = number_values(events["flags"])
+    low = int(events["time"].min()) if len(events) else 0
+    span = int(events["time"].max()) - low + 1 if len(events) else 1
+    if len(persons) * span * len(concepts) * len(kinds) >= 1 << 63:
+        return _sort_by_columns(events["person_id"], events["time"], _minor(events))
+    key = person * span
+    key += events["time"] - low
+    key *= max(len(concepts), 1)
+    key += concept
+    key *= max(len(kinds), 1)
+    key += kind
+    key.sort()
     kept = np.ones(len(key), dtype=np.bool_)
     kept[1:] = key[1:] != key[:-1]
     key = key[kept]
-    at = ordered[new][key >> MINOR_BITS]
-    rank, minor = at // span, key & ((1 << MINOR_BITS) - 1)
-    return SortedShard(
-        person_id=persons,
-        offset=np.searchsorted(rank, np.arange(len(persons) + 1)).astype(np.int64),
-        concept=((minor >> 8) - CONCEPT_SHIFT).astype(np.int32),
-        time=at - rank * span + low,
-        flags=(minor & 0xFF).astype(np.uint8),
-    )
+    rest, kind = np.divmod(key, max(len(kinds), 1))
+    rest, concept = np.divmod(rest, max(len(concepts), 1))
+    offset = np.searchsorted(rest, np.arange(len(persons) + 1) * span).astype(np.int64)
+    first = np.repeat(np.arange(len(persons)) * span - low, np.diff(offset))
+    return SortedShard(persons, offset, concepts[concept], rest - first, kinds[kind])
+
+
+def number_values(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the distinct values, ascending, and the number of each among them; by a table where they lie close."""
+    low = int(values.min()) if len(values) else 0
+    width = int(values.max()) - low + 1 if len(values) else 0
+    if width > WIDE:
+        distinct, number = np.unique(values, return_inverse=True)
+        return distinct, number.astype(np.int64)
+    moved = values.astype(np.int64) - low
+    present = np.zeros(width, dtype=np.bool_)
+    present[moved] = True
+    at = np.flatnonzero(present)
+    rank = np.empty(width, dtype=np.int32)  # filled where a value is, and read nowhere else
+    rank[at] = np.arange(len(at))
+    return (at + low).astype(values.dtype), rank[moved].astype(np.int64)
 
 
 def _minor(events: NDArray[Any]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from presage_platform.errors import IntegrityError
+from presage_platform.labeling import timeline
 from presage_platform.labeling.event_rows import MIDNIGHT, events_of, settle_midnights
 from presage_platform.labeling.event_tables import EVENT_TABLES
 from presage_platform.labeling.side_tables import deaths, visits
@@ -82,6 +83,32 @@ def test_l11_sorted_by_person_time_concept_flags_without_duplicates() -> None:
     assert shard.person_id.tolist() == [1, 2] and shard.offset.tolist() == [0, 4, 5]
     assert shard.time.tolist() == [10, 10, 10, 90, 50]
     assert shard.concept.tolist() == [2, 3, 3, 3, 1] and shard.flags.tolist() == [0, 0, 8, 0, 0]
+
+
+@pytest.mark.parametrize("spread", [1, 1_000_003])
+def test_l11_both_ways_of_sorting_give_the_same_shard(monkeypatch: pytest.MonkeyPatch, spread: int) -> None:
+    """One number for (person, time, concept, flags), or columns where that does not fit; ids far apart or close."""
+    rng = np.random.default_rng(3)
+    rows = np.empty(5_000, dtype=EVENT_DTYPE)
+    rows["person_id"] = rng.integers(1, 40, 5_000) * spread
+    rows["time"] = rng.integers(-(10**9), 10**9, 5_000) // 10**7 * 10**7
+    rows["concept"] = rng.integers(-20, 500, 5_000) * min(spread, 4_000_000)
+    rows["flags"] = rng.choice([0, 3, 8, 11, 27], 5_000)
+    one = sort_shard(rows.copy())
+    by_columns = timeline._sort_by_columns(rows["person_id"], rows["time"], timeline._minor(rows))
+    monkeypatch.setattr(timeline, "WIDE", 0)
+    without_tables = sort_shard(rows.copy())
+    expected = sorted({tuple(row) for row in rows[["person_id", "time", "concept", "flags"]].tolist()})
+    for made in (one, by_columns, without_tables):
+        assert made.sha256 == one.sha256
+        person = np.repeat(made.person_id, np.diff(made.offset)).tolist()
+        found = list(zip(person, made.time.tolist(), made.concept.tolist(), made.flags.tolist(), strict=True))
+        assert found == expected
+
+
+def test_l11_an_empty_shard_is_a_shard() -> None:
+    made = sort_shard(np.empty(0, dtype=EVENT_DTYPE))
+    assert made.offset.tolist() == [0] and len(made.person_id) == len(made.time) == 0
 
 
 def snapshot(folder: Path, *rows: tuple[int, int, int, int], version: str = "v1", **settings: Any) -> Snapshot:
