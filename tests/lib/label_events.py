@@ -83,15 +83,7 @@ def generate(
 def dag(num_concepts: int, num_tasks: int, tasks_per_concept: float, seed: int, depth: int = 8) -> ConceptTasks:
     """Return a random hierarchy: each concept climbs up to `depth` levels of tasks, ancestors getting rarer."""
     rng = np.random.default_rng((seed, 99))
-    level = np.sort(rng.integers(0, depth, num_tasks))  # 0 = most general
-    starts = np.searchsorted(level, np.arange(depth + 1))
-    parents: list[NDArray[np.int64]] = []
-    for task in range(num_tasks):
-        below = starts[level[task]]
-        parents.append(rng.integers(0, below, 1) if below else np.empty(0, dtype=np.int64))
-    above: list[set[int]] = []
-    for task in range(num_tasks):
-        above.append({task}.union(*(above[int(parent)] for parent in parents[task])))
+    above = _above(rng, num_tasks, depth)
     per_leaf = np.mean([len(tasks) for tasks in above])
     lists = []
     for number in rng.poisson(max(tasks_per_concept / per_leaf, 0.01), num_concepts):
@@ -102,6 +94,24 @@ def dag(num_concepts: int, num_tasks: int, tasks_per_concept: float, seed: int, 
         task=np.concatenate(lists).astype(np.int32),
         num_tasks=num_tasks,
     )
+
+
+def above_tasks(num_tasks: int, seed: int, depth: int = 8) -> list[set[int]]:
+    """Return the tasks at or above each task of `dag`."""
+    return _above(np.random.default_rng((seed, 99)), num_tasks, depth)
+
+
+def _above(rng: np.random.Generator, num_tasks: int, depth: int) -> list[set[int]]:
+    level = np.sort(rng.integers(0, depth, num_tasks))  # 0 = most general
+    starts = np.searchsorted(level, np.arange(depth + 1))
+    parents: list[NDArray[np.int64]] = []
+    for task in range(num_tasks):
+        below = starts[level[task]]
+        parents.append(rng.integers(0, below, 1) if below else np.empty(0, dtype=np.int64))
+    above: list[set[int]] = []
+    for task in range(num_tasks):
+        above.append({task}.union(*(above[int(parent)] for parent in parents[task])))
+    return above
 
 
 def _studies(rng: np.random.Generator, persons: NDArray[np.int64], events: ShardEvents) -> IndexFacts:
