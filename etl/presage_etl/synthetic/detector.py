@@ -19,6 +19,7 @@ from presage_etl.synthetic.painting import Volume
 MIN_HU, MAX_HU = -1024, 3071
 CUP_HALF_MM = (170.0, 130.0)  # the cup is as wide as a chest
 REACH_SD = 3.0
+BLOCK = 16  # slices
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ def expose(
     """
     across, down = (_taps(detector.blur_mm / grid.spacing[axis]) for axis in range(2))
     passed = float(np.sqrt((across**2).sum() * (down**2).sum()))  # share of the white noise that the blur lets through
-    noise = rng.standard_normal(volume.shape, dtype=np.float32)
-    gain = _gain(detector, anatomy, grid)
+    sd, gain = np.float32(detector.noise_hu / passed), _gain(detector, anatomy, grid)
     out = np.empty(volume.shape, dtype=np.int16)
-    _detect(volume, noise, np.float32(detector.noise_hu / passed), across, down, gain, out)
+    for first in range(0, len(volume), BLOCK):  # a native volume's noise would double its memory
+        block = slice(first, first + BLOCK)
+        noise = rng.standard_normal(volume[block].shape, dtype=np.float32)
+        _detect(volume[block], noise, sd, across, down, gain, out[block])
     return out
 
 
