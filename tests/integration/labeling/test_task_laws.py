@@ -14,7 +14,7 @@ from presage_platform.labeling.tasks.engine import prepare_in
 from presage_platform.labeling.tasks.library import copy_tasks, shipped_tasks
 from presage_platform.labeling.tasks.locks import DatabaseConcepts
 from presage_platform.labeling.tasks.metamorphic import LAWS, run_laws
-from presage_platform.labeling.tasks.testing import run_cases
+from presage_platform.labeling.tasks.testing import run_cases, run_fixture
 from presage_platform.postgres.connection import Database, open_database
 from presage_platform.settings import Settings
 from tests.lib.task_vocabulary import fill_task_vocabulary
@@ -53,12 +53,22 @@ def ready(path: Path, database: Database) -> tuple[Any, Any]:
     return compiled, lock
 
 
-@pytest.mark.parametrize("name", shipped_tasks())
+@pytest.mark.parametrize("name", [*shipped_tasks(), "atelectasis_parity"])
 def test_l72_every_shipped_task_obeys_every_law_that_applies(database: Database, tmp_path: Path, name: str) -> None:
     copy_tasks(name, tmp_path)
     compiled, lock = ready(tmp_path / f"{name}.sql", database)
     checked = run_laws(compiled, lock, database)
-    never = {"a", "c"} if name == "all_cause_mortality" else {"c"} if name.startswith("readmission") else set()
+    if name.endswith("_parity"):
+        assert run_fixture(compiled, lock, database) == 4
+    never = (
+        {"f"}
+        if name.endswith("_parity")
+        else {"a", "c"}
+        if name == "all_cause_mortality"
+        else {"c"}
+        if name.startswith("readmission")
+        else set()
+    )
     assert {law for law, number in checked.items() if number == 0} == never
 
 

@@ -138,18 +138,33 @@ def tasks_copy(
 def tasks_preview(
     task: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A task file.")],
     number: Annotated[int, typer.Option("--n", min=1, help="Studies of each state.")] = 5,
-    show_patients: Annotated[bool, typer.Option("--show-patients", help="Print rows of patients.")] = False,
+    show_patients: Annotated[
+        bool, typer.Option("--show-patients", help="Print rows of patients, to a terminal or to --out.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="A file in the workspace, for its owner alone.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 20,
     workspace: Workspace = None,
     as_json: Json = False,
 ) -> None:
-    """Run one task on the newest label store and count its states; with --show-patients print sampled rows.
+    """Run one task on the label store and count its states; with --show-patients print the rows behind a sample.
 
     Example: platform tasks preview tasks/pleural_effusion.sql --n 5
     """
-    from presage_platform.labeling.tasks.preview import preview
+    import sys
 
-    document = preview(_settings(workspace), task, number=number, show_patients=show_patients, seed=seed)
+    from presage_platform.errors import UsageError
+    from presage_platform.labeling.tasks.preview import preview, write_privately
+
+    if show_patients and out is None and not sys.stdout.isatty():
+        raise UsageError(
+            "usage: --show-patients prints to a terminal only, and this output goes elsewhere: name a file of the "
+            "workspace with --out"
+        )
+    settings = _settings(workspace)
+    document = preview(settings, task, number=number, show_patients=show_patients, seed=seed)
+    if out is not None:
+        write_privately(settings, out, document)
+        document = {**document, "rows": []}
     lines = [f"{state}: {count}" for state, count in document["states"].items()]
     lines += [f"dropped, {reason.replace('_', ' ')}: {count}" for reason, count in document["dropped"].items()]
     lines += [" ".join(f"{key}={value}" for key, value in row.items()) for row in document["rows"]]

@@ -194,6 +194,7 @@ def _histories(connection: Any) -> Histories:
     visit = side_tables.visits(copy_out(connection, statement("visit")), {})
     death, _ = side_tables.deaths(copy_out(connection, statement("death")), day_s(DATA_CUT), {})
     column = side_tables.numbers
+    last = _last_events(connection)
     periods = Intervals(column(period, "person_id"), column(period, "start_s"), column(period, "end_s"))
     visits = Intervals(column(visit, "person_id"), column(visit, "start_s"), column(visit, "end_s"))
     return Histories(
@@ -202,10 +203,34 @@ def _histories(connection: Any) -> Histories:
         visit_id=column(visit, "visit_occurrence_id"),
         death_person_id=column(death, "person_id"),
         death_s=column(death, "death_s"),
-        last_event_person_id=visits.person_id[:0],
-        last_event_s=visits.end_s[:0],
+        last_event_person_id=np.array([person for person, _ in last], dtype=np.int64),
+        last_event_s=np.array([second for _, second in last], dtype=np.int64),
     )
 
 
+def _last_events(connection: Any) -> list[tuple[int, int]]:
+    """Return the last second at which each person's record holds an event, ascending by person."""
+    present = {
+        row[0]
+        for row in connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+        ).fetchall()
+    }
+    parts = [
+        sql.SQL("SELECT person_id, coalesce({}, {}::timestamp) AS at FROM {}").format(
+            sql.Identifier(f"{stem}_datetime"), sql.Identifier(f"{stem}_date"), sql.Identifier(table)
+        )
+        for table, stem in (*STEMS.items(), ("visit_occurrence", "visit_start"))
+        if table in present
+    ]
+    rows = connection.execute(
+        sql.SQL("SELECT person_id, extract(epoch FROM max(at))::bigint FROM ({}) AS e GROUP BY 1 ORDER BY 1").format(
+            sql.SQL(" UNION ALL ").join(parts)
+        )
+    ).fetchall()
+    return [(int(person), int(second)) for person, second in rows]
+
+
 def day_s(day: date) -> int:
+    """Return the last second of a day."""
     return (day - date(1970, 1, 1)).days * SECONDS_PER_DAY + LAST_SECOND

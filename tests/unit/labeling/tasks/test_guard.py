@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from presage_platform.errors import ExitCode, TaskError
+from presage_platform.errors import ExitCode, TaskError, UsageError
 from presage_platform.labeling.tasks.compile import compile_task, number_parameters, relations_of
 from presage_platform.labeling.tasks.definition import Task, parse_task, read_task
 from presage_platform.labeling.tasks.front_matter import Parameter
 from presage_platform.labeling.tasks.guard import TASK_INDEX, check_query, first_refusal
 from presage_platform.labeling.tasks.library import copy_tasks, shipped_tasks
+from presage_platform.labeling.tasks.locks import EDEMA_WARNING, Lock, warnings_of
 from tests.lib.attacks import attacks
 
 RELATIONS = {
@@ -154,13 +155,6 @@ def test_l58_blocks_are_split_and_each_is_checked(tmp_path: Path) -> None:
         compile_task(task(body=BODY + "\n-- @censor\nselect study_id from task_index\n"))
 
 
-DIAGNOSES = {
-    "pulmonary_embolism": ("59282003", "440417"), "pleural_effusion": ("60046008", "254061"),
-    "atelectasis": ("46621007", "261880"), "lung_consolidation": ("95436008", "4318404"),
-    "pulmonary_edema": ("19242006", "4078925"), "cardiomegaly": ("8186001", None),
-}  # fmt: skip
-
-
 def test_l63_shipped_tasks_pass_the_guard_and_have_fixtures(tmp_path: Path) -> None:
     copied = copy_tasks("all", tmp_path)
     assert len(copied) == 2 * len(shipped_tasks()) == 24
@@ -171,20 +165,84 @@ def test_l63_shipped_tasks_pass_the_guard_and_have_fixtures(tmp_path: Path) -> N
         assert shipped.fixture_path.is_file()
 
 
-@pytest.mark.parametrize("name", DIAGNOSES)
-def test_l63_diagnosis_files_differ_from_the_first_in_what_they_must(tmp_path: Path, name: str) -> None:
+SUBSTITUTED = {
+    "pulmonary_embolism": ("pulmonary embolism", "59282003", ", expect_concept_id: 440417", ""),
+    "pleural_effusion": ("pleural effusion", "60046008", ", expect_concept_id: 254061", ""),
+    "atelectasis": ("atelectasis", "46621007", ", expect_concept_id: 261880", ""),
+    "lung_consolidation": ("lung consolidation", "95436008", ", expect_concept_id: 4318404", ""),
+    "pulmonary_edema": ("pulmonary edema", "19242006", ", expect_concept_id: 4078925", f"warn: {EDEMA_WARNING}\n"),
+    "cardiomegaly": ("cardiomegaly", "8186001", "", ""),
+}
+
+
+@pytest.mark.parametrize("name", SUBSTITUTED)
+def test_l63_the_other_diagnosis_files_are_the_first_with_substitutions(tmp_path: Path, name: str) -> None:
     copy_tasks("all", tmp_path)
-    code, concept = DIAGNOSES[name]
-    words = name.replace("lung_consolidation", "lung consolidation").replace("_", " ")
+    words, code, concept, warn = SUBSTITUTED[name]
     expected = (tmp_path / "pulmonary_hypertension.sql").read_text()
     for old, new in (
         ("task: pulmonary_hypertension", f"task: {name}"),
         ("First pulmonary hypertension", f"First {words}"),
         ("SNOMED:70995007", f"SNOMED:{code}"),
-        (", expect_concept_id: 4322024", f", expect_concept_id: {concept}" if concept else ""),
+        (", expect_concept_id: 4322024", concept),
+        ("---*/\n", f"{warn}---*/\n"),
     ):
-        assert old in expected
+        assert expected.count(old) == 1
         expected = expected.replace(old, new)
-    found = (tmp_path / f"{name}.sql").read_text()
-    assert "".join(line for line in found.splitlines(True) if not line.startswith("warn:")) == expected
-    assert ("433595" in found) == (name == "pulmonary_edema")
+    assert (tmp_path / f"{name}.sql").read_bytes() == expected.encode()
+
+
+def test_l63_the_second_laboratory_file_is_the_first_with_substitutions(tmp_path: Path) -> None:
+    copy_tasks("all", tmp_path)
+    expected = (tmp_path / "haemoglobin_below_8.sql").read_text()
+    for old, new in (
+        ("task: haemoglobin_below_8", "task: nt_probnp_above_900"),
+        ("Haemoglobin below 8 g/dL", "NT-proBNP above 900 pg/mL"),
+        ("below: 8.0", "above: 900.0"),
+        ("UCUM:g/dL", "UCUM:pg/mL"),
+        ('"UCUM:g/L": 0.1', '"UCUM:ng/L": 1.0'),
+        ("LOINC:718-7", "LOINC:33762-6"),
+        ("lookback: 30 days", "lookback: all"),
+    ):
+        assert expected.count(old) == 1
+        expected = expected.replace(old, new)
+    assert (tmp_path / "nt_probnp_above_900.sql").read_bytes() == expected.encode()
+
+
+def test_l63_a_parity_variant_changes_four_rules_and_the_name(tmp_path: Path) -> None:
+    assert copy_tasks("cardiomegaly_parity", tmp_path) == ["cardiomegaly_parity.sql", "tests/cardiomegaly_parity.yaml"]
+    copy_tasks("cardiomegaly", tmp_path)
+    plain, parity = (
+        read_task(tmp_path / "cardiomegaly.sql").front,
+        read_task(tmp_path / "cardiomegaly_parity.sql").front,
+    )
+    changed = {key for key, value in parity.model_dump().items() if value != plain.model_dump()[key]}
+    assert changed == {"task", "risk", "min_prior_obs_days", "visit_guard", "censor"}
+    assert (parity.risk, parity.min_prior_obs_days, parity.visit_guard, parity.censor) == (
+        "next",
+        0,
+        "none",
+        "last_event",
+    )
+    for name in ("all_cause_mortality_parity", "nowhere", "nowhere_parity"):
+        with pytest.raises(UsageError, match="no shipped task"):
+            copy_tasks(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sets", "warned"),
+    [
+        ('{include: ["SNOMED:267038008"]}', True),
+        ('{include: ["SNOMED:19242006", "SNOMED:267038008"]}', True),
+        ('{include: ["SNOMED:1"], expect_concept_id: 433595}', True),
+        ('{include: ["SNOMED:19242006"], exclude: ["SNOMED:267038008"]}', False),
+    ],
+)
+def test_l63_generalised_edema_as_a_root_is_a_warning(sets: str, warned: bool) -> None:
+    assert (EDEMA_WARNING in warnings_of(task(f"concept_sets: {{a: {sets}}}\n"))) == warned
+
+
+def test_l63_a_root_that_resolves_to_generalised_edema_is_a_warning_too() -> None:
+    plain = task('concept_sets: {a: {include: ["ICD10CM:R60.1"]}}\n')
+    lock = Lock({"concept_sets": {"a": {"concept_ids": [433595], "roots": [{"concept_id": 433595}]}}})
+    assert warnings_of(plain) == [] and warnings_of(plain, lock) == [EDEMA_WARNING]
