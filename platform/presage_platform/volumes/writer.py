@@ -240,11 +240,19 @@ class StoreWriter:
 
 
 def stage_record(
-    staging: Path, record: VolumeRecord, recipe: VolumeRecipe, *, codec: str = "raw", reasons: Sequence[str] = ()
+    staging: Path,
+    record: VolumeRecord,
+    recipe: VolumeRecipe,
+    *,
+    codec: str = "raw",
+    reasons: Sequence[str] = (),
+    durable: bool = True,
 ) -> None:
     """Write one volume beside the shards, durably; safe to call from many processes at once.
 
     `reasons` are kept until the volume has its shard, so that a run that continues a killed one need not decode again.
+    Who makes a killed run anew from its beginning may leave `durable` out: nothing is then forced to disk until the
+    volume has its shard.
     """
     header, blocks = encode_record(record, codec=codec)
     row = {
@@ -269,7 +277,14 @@ def stage_record(
     }
     text = json.dumps(row, allow_nan=False).encode()
     data = b"".join([len(text).to_bytes(_LENGTH_NBYTES, "little"), text, *blocks])
-    write_durably(_staged_path(staging, record.volume_id), data)
+    path = _staged_path(staging, record.volume_id)
+    if durable:
+        write_durably(path, data)
+        return
+    with disk_errors():
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
 
 
 def read_staged_row(path: Path) -> dict[str, Any]:

@@ -42,11 +42,12 @@ def begin(folder: Path, parameters: Parameters, num_bytes: float) -> None:
 def finish(folder: Path, parameters: Parameters, counts: dict[str, int], notes: dict[str, str]) -> None:
     """Write synth.json and take the mark of an unfinished run away."""
     shutil.rmtree(folder / "staging", ignore_errors=True)
-    files = {}
+    files = _stored_shards(folder)  # their hashes were taken while they were written
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (PARTIAL, ".lock"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and path.name not in (PARTIAL, ".lock") and name not in files:
             with path.open("rb") as file:
-                files[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                files[name] = hashlib.file_digest(file, "sha256").hexdigest()
     summary = {
         "synthetic": True,
         "generator": parameters.version,
@@ -55,9 +56,18 @@ def finish(folder: Path, parameters: Parameters, counts: dict[str, int], notes: 
         **notes,
         "counts": counts,
         "parameters": parameters.model_dump(mode="json"),
-        "files": files,
+        "files": dict(sorted(files.items())),
     }
     temporary = folder / f"{SUMMARY}.tmp"
     temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / SUMMARY)
     (folder / PARTIAL).unlink()
+
+
+def _stored_shards(folder: Path) -> dict[str, str]:
+    """Sha256 of every shard of a volume store, from the store's own manifest."""
+    return {
+        f"{path.parent.relative_to(folder).as_posix()}/{name}": sha256
+        for path in folder.glob("volumes/*/MANIFEST.json")
+        for name, sha256 in json.loads(path.read_text(encoding="utf-8"))["shards"].items()
+    }

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
 from presage_etl.synthetic import truth
@@ -71,6 +70,7 @@ class VolumesTask:
     parameters: Parameters
     recipe: VolumeRecipe
     model: Model | None  # labels are asked for
+    digest: str  # of the parameters
     studies: tuple[tuple[Study, tuple[int, ...]], ...]
 
 
@@ -144,28 +144,28 @@ def derive(base: Int16, rng: np.random.Generator, noise: Int16) -> tuple[Int16, 
     flips = rng.integers(0, 2, size=3)
     shifts = rng.integers(-MAX_SHIFT, MAX_SHIFT + 1, size=3)
     start = int(rng.integers(len(noise)))
-    result = np.empty_like(base)
-    _derive(base, result, flips, shifts, noise, start)
+    result = np.full_like(base, AIR_HU)
+    low = [max(0, -int(shift)) for shift in shifts]
+    high = [size - max(0, int(shift)) for size, shift in zip(base.shape, shifts, strict=True)]
+    target = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    source = tuple(slice(a + int(shift), b + int(shift)) for a, b, shift in zip(low, high, shifts, strict=True))
+    turned = np.flip(
+        result, tuple(axis for axis in range(3) if flips[axis])
+    )  # a view: what is written is written turned
+    turned[target] = base[source]
+    _add_pattern(result.reshape(-1), noise, start)
+    np.clip(result, MIN_HU, MAX_HU, out=result)
     axes = "".join(axis for axis, flip in zip("zyx", flips, strict=True) if flip) or "none"
     return result, f"flip {axes}, shift {' '.join(map(str, shifts.tolist()))} voxels, noise {NOISE_SD_HU:g} HU"
 
 
-@njit(cache=True)
-def _derive(base: Any, result: Any, flips: Any, shifts: Any, noise: Any, start: int) -> None:
-    at = start
-    size_z, size_y, size_x = base.shape
-    for k in range(size_z):
-        z = (size_z - 1 - k if flips[0] else k) + shifts[0]
-        for j in range(size_y):
-            y = (size_y - 1 - j if flips[1] else j) + shifts[1]
-            inside = 0 <= z < size_z and 0 <= y < size_y
-            for i in range(size_x):
-                x = (size_x - 1 - i if flips[2] else i) + shifts[2]
-                value = base[z, y, x] + noise[at] if inside and 0 <= x < size_x else AIR_HU
-                result[k, j, i] = min(max(value, MIN_HU), MAX_HU)
-                at += 1
-                if at == len(noise):
-                    at = 0
+def _add_pattern(voxels: Int16, noise: Int16, start: int) -> None:
+    """Add the pattern to a flat volume, again and again from where it starts."""
+    at = 0
+    while at < len(voxels):
+        length = min(len(noise) - start, len(voxels) - at)
+        voxels[at : at + length] += noise[start : start + length]
+        at, start = at + length, 0
 
 
 def _write(
@@ -176,7 +176,7 @@ def _write(
     workers: int | None,
 ) -> tuple[Rows, Rows]:
     """Make all volumes and let the store take them; rows in the order of study ids."""
-    recipe = recipe_of(parameters)
+    recipe, digest = recipe_of(parameters), parameters.digest()
     size = parameters.studies_per_task
     rows: Rows = []
     labels: Rows = []
@@ -186,7 +186,7 @@ def _write(
         Progress("volumes", total=total, unit="volumes") as bar,
     ):
         tasks = (
-            VolumesTask(writer.staging, parameters, recipe, model, tuple(studies[start : start + size]))
+            VolumesTask(writer.staging, parameters, recipe, model, digest, tuple(studies[start : start + size]))
             for start in range(0, len(studies), size)
         )
         for new_rows, new_labels in map_partitions(make_batch, tasks, workers=workers):
@@ -249,11 +249,11 @@ def _stage(
     seed = task.parameters.seed
     uid = study_uid(seed, int(about["person"][1:]), about["scan"])
     uid = f"{uid}.{study_id}" if about["derived"] else uid
-    digest = hashlib.sha256(array.data.cast("B")).hexdigest()
-    header = hashlib.sha256(f"synthetic {task.parameters.digest()} {study_id}".encode()).hexdigest()
+    # Parameters and number decide every voxel, so their hash stands for the slices'; the voxels' own is the store's.
+    header = hashlib.sha256(f"synthetic {task.digest} {study_id}".encode()).hexdigest()
     origin = SliceOrigin(f"{series_uid(uid)}.1", 0, header, 0.0)
     record = VolumeRecord(
-        volume_id=make_volume_id(task.recipe.recipe_hash, [(origin.sop_uid, 0, header, digest)]),
+        volume_id=make_volume_id(task.recipe.recipe_hash, [(origin.sop_uid, 0, header, header)]),
         study_id=study_id,
         array=array,
         affine_ras=affine,
@@ -263,8 +263,8 @@ def _stage(
         actions=(DERIVED,) if about["derived"] else (),
         sops=(origin,),
     )
-    stage_record(task.staging, record, task.recipe)
-    return {"study_id": study_id, "volume_id": record.volume_id, "voxels_sha256": digest} | about
+    stage_record(task.staging, record, task.recipe, durable=False)
+    return {"study_id": study_id, "volume_id": record.volume_id} | about
 
 
 def _labels(task: VolumesTask, study_id: int, person: Person) -> Rows:
