@@ -40,6 +40,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from presage_etl.synthetic.export import EXPORT, SECOND_EXPORT
 from presage_etl.synthetic.hazards import build_model
 from presage_etl.synthetic.images import ImageTask, make_images, picture
 from presage_etl.synthetic.parameters import Parameters, parse_grid, read_parameters
@@ -150,6 +151,8 @@ def records(arguments: argparse.Namespace) -> Result:
     model, rates, cpu = build_model(parameters), [], []
     for _ in range(arguments.runs):
         with _folder() as folder:
+            for export in (EXPORT, SECOND_EXPORT):
+                (folder / export).mkdir(parents=True)
             task = ShardTask(folder, parameters, model, 0, 0, arguments.studies)
             used, wall, _ = _timed(partial(make_shard, task))
         rates.append(arguments.studies / wall)

@@ -87,8 +87,6 @@ def make_lives(task: LivesTask) -> tuple[int, int]:
     for index in task.persons:
         person = draw_person(task.parameters, index)
         history = simulate(task.parameters, task.model, person)
-        # A concept task puts a bare date at its day's start, a death belongs to its end: here all deaths have times.
-        history.death_day_only = False
         days = record_days(history)
         _append_rows(rows, task.parameters, task.model, history, days)
         if task.full:
@@ -136,8 +134,10 @@ def _append_rows(
         rows["visit"].append((number, concept, visit.start, visit.end, None))
         rows["events"].append((number, concept, visit.start, VISIT_TABLE))
     if history.death != NEVER:
-        rows["death"].append((number, history.death, False))
-        rows["events"].append((number, DEATH_CONCEPT, history.death, DEATH_TABLE))
+        day, bare = history.death // DAY_S * DAY_S, history.death_day_only
+        rows["death"].append((number, day + LAST_SECOND if bare else history.death, bare))
+        time, flags = (day, DEATH_TABLE | DATE_ONLY) if bare else (history.death, DEATH_TABLE)
+        rows["events"].append((number, DEATH_CONCEPT, time, flags))
     rows["study"] += [(number, scan.number, scan.t0) for scan in person.scans if scan.number in history.scan_visits]
 
 
