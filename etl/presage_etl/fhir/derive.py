@@ -1,4 +1,4 @@
-"""What is computed from the merged rows: observation periods of touched persons, and cdm_source (E83, E84, E87)."""
+"""What is computed from the merged rows of touched persons: observation periods, eras; and cdm_source (E83–E87)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class Derivation:
 def derive(connection: psycopg.Connection[Any], derivation: Derivation, declared: CdmSourceSettings) -> None:
     """Bring the derived tables up to date for the persons that the run touched, in the caller's transaction."""
     cursor = psycopg.ClientCursor(connection)
-    _observation_periods(cursor, derivation)
+    gap = derivation.observation_period.partition("=")[2]
+    period = {"extracted_on": derivation.extraction_date, "gap_days": int(gap) if gap else None}
+    _numbered(cursor, "observation_period", {"run_no": derivation.run_no, **period})
+    for table in ("condition_era", "drug_era"):
+        _numbered(cursor, table, {"run_no": derivation.run_no})
     cursor.execute((SQL / "cause_of_death.sql").read_text(), {"run_no": derivation.run_no})
     cursor.execute(
         (SQL / "cdm_source.sql").read_text(),
@@ -51,20 +55,14 @@ def derive(connection: psycopg.Connection[Any], derivation: Derivation, declared
     )
 
 
-def _observation_periods(cursor: psycopg.ClientCursor[Any], derivation: Derivation) -> None:
-    cursor.execute("SELECT last_id FROM id_counter WHERE name = 'observation_period'")
+def _numbered(cursor: psycopg.ClientCursor[Any], table: str, parameters: dict[str, Any]) -> None:
+    """Run one file whose last statement inserts rows under the ids that follow the highest in use."""
+    cursor.execute("SELECT last_id FROM id_counter WHERE name = %(name)s", {"name": table})
     row = cursor.fetchone()
-    gap = derivation.observation_period.partition("=")[2]
-    cursor.execute(
-        (SQL / "observation_period.sql").read_text(),
-        {
-            "run_no": derivation.run_no,
-            "extracted_on": derivation.extraction_date,
-            "gap_days": int(gap) if gap else None,
-            "last_id": int(row[0]) if row else 0,
-        },
-    )
-    next_ids(cursor.connection, "observation_period", max(cursor.rowcount, 0))
+    cursor.execute((SQL / f"{table}.sql").read_text(), {**parameters, "last_id": int(row[0]) if row else 0})
+    while cursor.nextset():
+        pass
+    next_ids(cursor.connection, table, max(cursor.rowcount, 0))
 
 
 def analyze(connection: psycopg.Connection[Any], tables: list[str]) -> None:

@@ -7,6 +7,7 @@ its chart says, once its Patient is there.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from presage_etl.synthetic.changes import split
 from presage_etl.synthetic.chart_entries import Chart, Entry
 from presage_etl.synthetic.events import History
 from presage_etl.synthetic.fhir_site import NUM_CARE_SITES, NUM_PROVIDERS, PLACES
+from presage_etl.synthetic.omop import Row
 from presage_etl.synthetic.parameters import Parameters
 
 LAST, FIRST = "etl", "etl-1"
@@ -48,6 +50,12 @@ class RecordCounts:
             for (state, reason), number in refused.items():
                 self.counts[stage, state, reason] += number
                 self.counts[stage, "dead", "all"] += number * (state == "dead")
+
+    def derive(self, rows: Iterable[Row]) -> None:
+        """Count the eras among rows that are derived from others, as they stand at the end."""
+        for row in rows:
+            if row.table.endswith("_era"):
+                self.counts[LAST, "table", row.table] += 1
 
     def update(self, other: RecordCounts) -> None:
         """Add the counts of another shard."""

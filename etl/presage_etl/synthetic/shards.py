@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,20 +100,21 @@ def _make_shard(task: ShardTask) -> ShardResult:
     planted = plant(parameters, codes, parts, task.shard, range(task.first, task.last))
     result.expected.plant(parameters, planted.counts(), outcomes(planted.truth))
     result.tables["planted_fhir"] = planted.truth
+    derived = [row for chart in charts for row in _derived(chart, parts)]
+    result.expected.derive([*derived, *planted.rows])
     if "fhir" in parameters.modes:
         result.counts = write_shard(task.folder, parameters, task.shard, charts)
         result.counts[0] |= write_files(task.folder / EXPORT, planted)
         result.num_resources += planted.num_lines.total()
     if "omop" in parameters.modes:
-        result.cdm = keyed_tables([*cdm_rows(charts, parts), *planted.rows])
+        rows = [row for chart in charts for row in chart.rows]
+        result.cdm = keyed_tables([*rows, *derived, *planted.rows])
     return result
 
 
-def cdm_rows(charts: Iterable[Chart], parts: Mapping[int, int]) -> Iterator[Row]:
-    """Every CDM row of some persons, those that are derived from others included."""
-    for chart in charts:
-        yield from chart.rows
-        yield from derived_rows(f"Patient/{chart.person.key}", chart.person.birth.year, chart.rows, chart.days, parts)
+def _derived(chart: Chart, parts: Mapping[int, int]) -> list[Row]:
+    key, born = f"Patient/{chart.person.key}", chart.person.birth.year
+    return derived_rows(key, born, chart.rows, chart.days, parts)
 
 
 def orphan_scans(parameters: Parameters) -> list[int]:
