@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -35,11 +36,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def labels_of(folder: Path, **options: object) -> LabelStore:
-    """Label a cohort without a database, and without its outcome tasks."""
+    """Label a cohort and its outcome tasks without a database."""
     snapshot = next(path.name for path in (folder / "timeline").iterdir())
-    nothing = folder.parent / "no-tasks"
-    nothing.mkdir(exist_ok=True)
-    files = {"index": folder / "index.parquet", "vocabulary": folder / "vocabulary", "tasks": nothing}
+    files = {"index": folder / "index.parquet", "vocabulary": folder / "vocabulary"}
     report = label(read_settings(folder), Request(snapshot=snapshot, allow_fewer=True, **files, **options))  # type: ignore[arg-type]
     return LabelStore.open(folder / "labels" / report.label_hash)
 
@@ -122,6 +121,29 @@ def test_s47_labels_agree_with_a_plain_walk_through_the_events(cohort: Path) -> 
             assert bool(batch.prevalent[0, task >> 3] >> (task & 7) & 1) == prevalent
             compared, events = compared + 1, events + (time is not None)
     assert compared == 60 * len(concepts) and events > 100
+    assert set(store.outcomes) == {headline.task for headline in cohort_parameters().headline}
+
+
+def test_s46_a_person_has_the_same_events_whatever_the_number_of_shards(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presage_etl.synthetic.scale.snapshot.choose_n_shards", lambda events: 4)
+    make_cohort(tmp_path / "four", cohort_parameters(), workers=1)
+    one, four = snapshot_of(cohort), snapshot_of(tmp_path / "four")
+    assert (one.n_shards, four.n_shards) == (1, 4)
+    tables = [pq.read_table(path) for path in sorted(four.path.glob("shard-*.parquet"))]
+    for number, table in enumerate(tables):
+        assert set(four.shards_of(np.unique(table.column("person_id"))).tolist()) == {number}
+    whole = pq.read_table(one.path / "shard-00000.parquet")
+    assert (
+        pa.concat_tables(tables)
+        .sort_by([(name, "ascending") for name in whole.column_names])
+        .equals(whole.sort_by([(name, "ascending") for name in whole.column_names]))
+    )
+    samples = [
+        pq.read_table(folder / "truth" / "first_occurrence_sample.parquet") for folder in (cohort, four.path.parents[1])
+    ]
+    assert samples[0].equals(samples[1])
 
 
 def test_s46_options_of_one_mode_are_refused_in_another() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -184,10 +185,10 @@ def _sample(parameters: Parameters, studies: pa.Table, tables: dict[str, pa.Tabl
     order = stream(parameters.seed, 0, Stage.SAMPLE).permutation(studies.num_rows)
     _, first = np.unique(np.asarray(studies.column("person_id"))[order], return_index=True)
     chosen = order[np.sort(first)[: parameters.timeline.sample]]
-    period_end = _by_person(tables["observation_period"], "end_s")
-    death = _by_person(tables["death"], "death_s")
+    scans = studies.take(pa.array(np.sort(chosen)))
+    period_end = _by_person(tables["observation_period"], "end_s", scans)
+    death = _by_person(tables["death"], "death_s", scans)
     cut = wall(parameters.calendar.cut) + LAST_SECOND
-    rows = studies.take(pa.array(np.sort(chosen))).to_pylist()
     return {
         row["person_id"] - 1: SampledScan(
             row["study_id"],
@@ -195,12 +196,14 @@ def _sample(parameters: Parameters, studies: pa.Table, tables: dict[str, pa.Tabl
             row["t0"],
             min(period_end[row["person_id"]], cut, death.get(row["person_id"], cut)),
         )
-        for row in rows
+        for row in scans.to_pylist()
     }
 
 
-def _by_person(table: pa.Table, name: str) -> dict[int, int]:
-    return dict(zip(table.column("person_id").to_pylist(), table.column(name).to_pylist(), strict=True))
+def _by_person(table: pa.Table, name: str, scans: pa.Table) -> dict[int, int]:
+    """A column of the persons of some scans."""
+    rows = table.filter(pc.is_in(table.column("person_id"), value_set=scans.column("person_id").combine_chunks()))
+    return dict(zip(rows.column("person_id").to_pylist(), rows.column(name).to_pylist(), strict=True))
 
 
 def _estimated_bytes(parameters: Parameters) -> float:
