@@ -71,7 +71,9 @@ ALLOWED: tuple[type[exp.Expr], ...] = (
     exp.Where, exp.Group, exp.Having, exp.Order, exp.Ordered, exp.Distinct, exp.Window, exp.WindowSpec, exp.Filter,
     exp.Column, exp.Identifier, exp.Alias, exp.Literal, exp.Null, exp.Boolean, exp.Star, exp.Placeholder, exp.Paren,
     exp.Tuple, exp.Interval, exp.IntervalSpan, exp.Var, exp.DataType, exp.DataTypeParam, exp.Between, exp.In, exp.Is,
-    exp.Like, exp.ILike, exp.Not, exp.Neg, exp.Binary, exp.Lateral,
+    exp.Like, exp.ILike, exp.Not, exp.Neg, exp.Lateral, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.DPipe, exp.EQ,
+    exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ,
+    exp.Dot,  # a field of a row: refused by Q9, which says so
 )  # fmt: skip
 
 Q4_COMMANDS = {"listen", "discard", "values"}
