@@ -22,6 +22,7 @@ FLUID_HU, SOLID_HU = (10.0, 20.0), (-50.0, 40.0)
 EMPHYSEMA_SHIFT = -95.0  # the whole lung darkens with emphysema: visible on coarse grids too
 MAX_EMPHYSEMA, MAX_LOG_CALCIUM = 45.0, 8.0
 NUM_BLOBS = 24
+MAX_NODULE_MM, NODULE_RANGE_MM = 25.0, 4.0
 BRONCHUS_MM, BRONCHUS_HU = 2.0, -950.0
 BRONCHI = ((0.8, 0.1, 0.6), (0.5, -0.7, -0.5), (0.3, 0.9, -0.2))
 
@@ -66,13 +67,13 @@ def calcium(heart: Shape, agatston: float) -> list[Shape]:
 
 
 def nodules(lungs: list[Shape], others: list[Shape], number: int, grid: Grid, rng: np.random.Generator) -> list[Shape]:
-    """Spheres in the lung, clear of heart and diaphragm, on coarse grids at least three voxels across."""
+    """Spheres in the lung, clear of heart and diaphragm, on coarse grids at least three and a half voxels across."""
     across, step = grid.spacing[0], grid.spacing[2]
-    smallest = max(6.0, min(3.0 * across, 19.0))
+    smallest = max(6.0, min(3.5 * across, MAX_NODULE_MM - NODULE_RANGE_MM))
     found: list[Shape] = []
     while len(found) < number:
         spot = _spot(lungs, rng, float(rng.uniform(0, 0.78)))
-        diameter, hu = smallest + rng.uniform(0, 5.0), rng.uniform(20, 60)
+        diameter, hu = smallest + rng.uniform(0, NODULE_RANGE_MM), rng.uniform(20, 60)
         if all(_outside(spot, shape, 1.25) for shape in others) and all(
             np.linalg.norm(spot - np.array(other[:3])) > 27.0 for other in found
         ):
