@@ -29,11 +29,7 @@ class Moment:
     precision: str
     source: str
     offset_min: int | None  # of the written time from UTC, where it said one
-
-    @property
-    def is_midnight(self) -> bool:
-        """Whether the hour is exactly 000000, which many archives write for "unknown"."""
-        return self.precision != DAY and self.when.time() == datetime.min.time()
+    is_midnight: bool = False  # exactly 000000 is written, which many archives do for "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ def _parse_pair(day: str | None, time: str | None, source: str, offset: int | No
     clock = _parse_time(time)
     if clock is None:
         return Moment(start, DAY, source, None)
-    return Moment(_to_zone(start + clock[0], offset, zone), clock[1], source, offset)
+    return Moment(_to_zone(start + clock[0], offset, zone), clock[1], source, offset, clock[0] == timedelta(0))
 
 
 def _parse_datetime(text: str | None, offset: int | None, zone: str) -> Moment | None:

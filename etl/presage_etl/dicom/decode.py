@@ -92,6 +92,7 @@ class _Reading:
     hashes: dict[int, str] = field(default_factory=dict)
     unusable: dict[int, str] = field(default_factory=dict)
     finding: Finding = field(default_factory=Finding)
+    has_copies: bool = False
 
     def __post_init__(self) -> None:
         first = self.candidate.slices[0]
@@ -117,7 +118,7 @@ class _Reading:
         return str(self.roots[ref.root_id] / ref.rel_path)
 
     def check_duplicates(self) -> None:
-        """Hold the pixels of every dropped copy against those of the slice that was kept."""
+        """Hold the pixels of every dropped copy against those of the slice that was kept; other pixels are no copy."""
         kept = {ref.sop_uid: self.hashes.get(place) for place, ref in enumerate(self.candidate.slices)}
         conflicts = 0
         scratch = np.empty(self.array.shape[1:], np.int16)
@@ -132,6 +133,7 @@ class _Reading:
             conflicts += (
                 expected is not None and hashlib.sha256(np.ascontiguousarray(stored).data).hexdigest() != expected
             )
+        self.has_copies = conflicts < sum(copy.reason == DUPLICATE for copy in self.candidate.unused)
         if conflicts:
             self.finding.add(Verdict.UID_CONFLICT, Reason.UID_CONFLICT, f"{conflicts} SOP UIDs stand for two images")
 
@@ -176,16 +178,15 @@ class _Reading:
             hu_p99=p99,
             invented=invented,
             verdict=verdict,
-            reasons=[
-                *self.candidate.reasons,
-                *(one for one in self.finding.reasons if one not in self.candidate.reasons),
-            ],
-            actions=[
-                *self.candidate.actions,
-                *(one for one in self.finding.actions if one not in self.candidate.actions),
-            ],
+            reasons=self._with(self.finding.reasons, self.candidate.reasons, Reason.DUPLICATES),
+            actions=self._with(self.finding.actions, self.candidate.actions, Action.DROPPED_DUPLICATES),
             decoder=self._decoder(),
         )
+
+    def _with(self, found: list[str], earlier: list[str], of_copies: str) -> list[str]:
+        """What the headers said and what the pixels add; not what was said of copies that proved to be none."""
+        kept = [one for one in earlier if self.has_copies or not one.startswith(of_copies)]
+        return [*kept, *(one for one in found if one not in kept)]
 
     def _volume(
         self, places: list[int], stack: Stack
@@ -215,10 +216,13 @@ class _Reading:
                 finding.actions.append(f"{action.value}: {number} voxels")
         if any(is_fallback(syntax) for syntax in self._syntaxes()):
             finding.actions.append(f"{Action.DECODER_FALLBACK.value}: {self._decoder()}")
-        if not self.counts.count_between(-32768, -_PLAUSIBLE_HU - 1) or not self.counts.count_between(
-            -_PLAUSIBLE_HU + 1, 32767
-        ):
+        if self.hashes and not self._is_plausible():
             finding.add(None, Reason.HU_IMPLAUSIBLE, f"all voxels on one side of -{_PLAUSIBLE_HU} HU")
+
+    def _is_plausible(self) -> bool:
+        """Whether a CT of a body: voxels of air and of more than air."""
+        air = self.counts.count_between(-32768, -_PLAUSIBLE_HU - 1)
+        return bool(air and self.counts.count_between(-_PLAUSIBLE_HU + 1, 32767))
 
     def _syntaxes(self) -> list[str]:
         return sorted({ref.transfer_syntax_uid for ref in self.candidate.slices})

@@ -126,7 +126,7 @@ def _judge(header: Header, *, has_magic: bool) -> tuple[ReadStatus, Header | Non
         return ReadStatus.NOT_DICOM, None
     if header.has_pixels or header.first("rows"):
         return ReadStatus.OK, header
-    if not header.values:
+    if not (header.values or sop_class):
         return ReadStatus.UNREADABLE, None
     is_image_class = str(sop_class).startswith(_IMAGE_CLASS_PREFIX)
     if is_image_class and not str(sop_class).startswith(_IMAGELESS_CLASS_PREFIXES):

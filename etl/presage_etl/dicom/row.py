@@ -186,9 +186,9 @@ def _number_of_frames(header: Header) -> int:
 
 
 def _burned_in(header: Header) -> str | None:
-    if header.first("conversion_type"):
-        return "converted"
     flag = header.first("burned_in")
+    if flag != "YES" and header.first("conversion_type"):
+        return "converted"
     return {"YES": "yes", "NO": "no"}.get(flag) if flag else None
 
 

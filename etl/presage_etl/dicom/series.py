@@ -180,8 +180,9 @@ class _Series:
         conflicts = len(sop_uids & self.conflicts)
         if conflicts:
             finding.add(Verdict.UID_CONFLICT, Reason.UID_CONFLICT, f"{conflicts} SOP UIDs stand for two images")
-        if copies:
-            detail = f"{len(copies)} copies of slices"
+        dropped = sum(_sop(copy) not in self.conflicts for copy in copies)
+        if dropped:
+            detail = f"{dropped} copies of slices"
             finding.add(Verdict.OK_DROPPED_DUPLICATES, Reason.DUPLICATES, detail, Action.DROPPED_DUPLICATES)
         if self.is_untyped_scout:
             detail = f"{len(self.rows)} images of differing orientation"

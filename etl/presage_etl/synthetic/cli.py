@@ -11,7 +11,7 @@ import typer
 from presage_platform.options import Json, Workers, Workspace
 
 PRESET_HELP = (
-    "small (60 persons, seconds), demo (2,000 persons), defects (40 persons, every planted defect once), "
+    "small (60 persons, seconds), demo (2,000 persons), defects (130 persons, every planted defect once), "
     "planted (a workspace: 4,000 persons, volumes and timeline) or paper (timeline of 19,402 persons)."
 )
 

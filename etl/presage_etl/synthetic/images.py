@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from presage_etl.synthetic.dicom import Series, write_series
+from presage_etl.synthetic.header import series_header
 from presage_etl.synthetic.identifiers import study_key
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.persons import Person, Scan, draw_person
 from presage_etl.synthetic.phantom import Phantom, paint_phantom
+from presage_etl.synthetic.planted_dicom import Assignment
+from presage_etl.synthetic.planted_series import clean_study
+from presage_etl.synthetic.planted_study import PlantedStudy, plant_study
 from presage_etl.synthetic.scanner import Acquisition, draw_acquisition, scan
 from presage_etl.synthetic.shards import FIRST_ORPHAN, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
@@ -23,6 +28,7 @@ class ImageTask:
     archive: Path
     parameters: Parameters
     studies: tuple[tuple[int, int], ...]
+    defects: Mapping[str, Assignment] = field(default_factory=dict)  # by the study's key
 
 
 @dataclass(frozen=True)
@@ -31,18 +37,27 @@ class ImageResult:
 
     rows: list[dict[str, Any]]
     files: list[tuple[str, str]]
+    planted: list[PlantedStudy] = field(default_factory=list)
 
 
 def make_images(task: ImageTask) -> ImageResult:
     """Paint and write a batch of studies."""
-    rows, files = [], []
+    rows, files, planted = [], [], []
     for index, number in task.studies:
         person = draw_person(task.parameters, index)
         planned = orphan_scan(person) if index >= FIRST_ORPHAN else person.scans[number]
         made = draw_acquisition(task.parameters, index, number, male=person.male, biomarkers=planned.biomarkers)
         phantom = picture(task.parameters, person, planned, made)
         volume = scan(phantom, made, stream(task.parameters.seed, index, Stage.NOISE, number))
-        written = write_series(task.archive, Series(task.parameters, person, number, planned.t0, made, volume))
+        series = Series(task.parameters, person, number, planned.t0, made, volume)
+        defect = task.defects.get(study_key(index, number))
+        if defect is not None:
+            header = series_header(task.parameters, person, number, planned.t0, made)
+            planted.append(plant_study(task.archive, defect, clean_study(header, volume, made.grid, defect.facts)))
+            files += planted[-1].files
+            rows.append(planted[-1].scan)
+            continue
+        written = write_series(task.archive, series)
         files += list(written.files)
         rows.append(
             {
@@ -76,7 +91,7 @@ def make_images(task: ImageTask) -> ImageResult:
                 "num_emphysema_voxels": phantom.num_emphysema,
             }
         )
-    return ImageResult(rows, files)
+    return ImageResult(rows, files, planted)
 
 
 def picture(parameters: Parameters, person: Person, planned: Scan, made: Acquisition) -> Phantom:

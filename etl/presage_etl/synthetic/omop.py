@@ -267,7 +267,7 @@ def stay_row(person: Person, key: str, whole: str, span: tuple[int, int], codes:
 
 
 def study_rows(
-    person: Person, identity: str, when: When, visit: str, uid: str, series: str, modality: int
+    person: Person, identity: str, when: When, visit: str | None, uid: str, series: str, modality: int
 ) -> Iterator[Row]:
     """The procedure of an imaging study, and the image of its one series (MI-CDM)."""
     key = f"ImagingStudy/{identity}"

@@ -41,6 +41,7 @@ class Stage(IntEnum):
     STORAGE = 42
     DETECTOR = 43
     SHORTCUT = 44
+    PLANTED_DICOM = 50
     TIMELINE = 60
     ONTOLOGY = 61
     SAMPLE = 62

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +17,26 @@ import pyarrow as pa
 
 from presage_etl.synthetic import ceilings, oracle, truth
 from presage_etl.synthetic.athena import write_vocabulary
+from presage_etl.synthetic.codebook import Codebook
 from presage_etl.synthetic.export import EXPORT, exports_of, write_manifest, write_site
 from presage_etl.synthetic.hazards import Model, build_model
 from presage_etl.synthetic.headline import write_tasks
 from presage_etl.synthetic.images import ImageResult, ImageTask, make_images
+from presage_etl.synthetic.imaging_orders import DICOM_MODALITY
 from presage_etl.synthetic.omop_files import keyed_tables, write_omop
 from presage_etl.synthetic.omop_site import site_rows, source_row
 from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.persons import draw_person
 from presage_etl.synthetic.planted_fhir import SCHEMA
+from presage_etl.synthetic.planted_truth import (
+    Plan,
+    chosen_rows,
+    image_counts,
+    make_plan,
+    planted_links,
+    planted_table,
+    write_extras,
+)
 from presage_etl.synthetic.record_counts import RecordCounts
 from presage_etl.synthetic.resume import RECORDS, recorded, remove_unfinished, resumed
 from presage_etl.synthetic.shards import (
@@ -95,16 +107,16 @@ def make_hospital(folder: Path, parameters: Parameters, *, workers: int | None =
         return SynthReport(folder, False, done)
     _prepare(folder, digest, parameters)
     model = build_model(parameters)
-    shards = _make_records(folder, parameters, model, workers)
+    shards, plan = _make_records(folder, parameters, model, workers)
     studies = sorted({study for shard in shards for study in shard.scans})
     orphans = orphan_scans(parameters)
-    images = _make_images(folder, parameters, studies + [(index, 0) for index in orphans], workers)
+    images = _make_images(folder, parameters, studies + [(index, 0) for index in orphans], plan, workers)
     write_vocabulary(folder / "vocabulary", build_vocabulary(model))
     write_tasks(folder / "tasks", parameters, model)
     (folder / "site.toml").write_text(site_toml(parameters), encoding="utf-8")
-    _write_truth(folder / "truth", parameters, model, shards, images, orphans)
+    _write_truth(folder / "truth", parameters, model, shards, plan, images, orphans)
     if "omop" in parameters.modes:
-        own = keyed_tables([*site_rows(), source_row(parameters)])
+        own = keyed_tables([*site_rows(), source_row(parameters), *plan.cdm_rows(parameters, _ct_concept(model))])
         write_omop(folder / "omop", folder / "truth", [own, *(shard.cdm for shard in shards)])
     ceilings.write_ceilings(folder / "truth", parameters, model, workers=workers)
     write_readme(folder / "truth")
@@ -166,7 +178,9 @@ def _check_space(folder: Path, parameters: Parameters) -> None:
         raise DiskFullError(f"{folder} needs about {needed / 1e9:.1f} GB free: make room or choose another disk")
 
 
-def _make_records(folder: Path, parameters: Parameters, model: Model, workers: int | None) -> list[ShardResult]:
+def _make_records(
+    folder: Path, parameters: Parameters, model: Model, workers: int | None
+) -> tuple[list[ShardResult], Plan]:
     size = parameters.persons_per_shard
     starts = range(0, parameters.patients, size)
     tasks = [
@@ -179,14 +193,15 @@ def _make_records(folder: Path, parameters: Parameters, model: Model, workers: i
             shards.append(result)
             bar.advance(1)
     shards.sort(key=lambda result: result.shard)
+    plan = make_plan(parameters, _tables(shards))
     if "fhir" in parameters.modes:
-        _write_manifests(folder, parameters, shards)
-    return shards
+        _write_manifests(folder, parameters, shards, plan)
+    return shards, plan
 
 
-def _write_manifests(folder: Path, parameters: Parameters, shards: list[ShardResult]) -> None:
-    """List the files of each export; what belongs to the hospital is in the first."""
-    site = write_site(folder / EXPORT)
+def _write_manifests(folder: Path, parameters: Parameters, shards: list[ShardResult], plan: Plan) -> None:
+    """List the files of each export; what belongs to the hospital, and what image traps need, is in the first."""
+    site = write_site(folder / EXPORT) | write_extras(folder / EXPORT, plan)
     for place, name in enumerate(exports_of(parameters)):
         counts = dict(site) if name == EXPORT else {}
         for shard in shards:
@@ -195,15 +210,13 @@ def _write_manifests(folder: Path, parameters: Parameters, shards: list[ShardRes
 
 
 def _make_images(
-    folder: Path, parameters: Parameters, studies: list[tuple[int, int]], workers: int | None
+    folder: Path, parameters: Parameters, studies: list[tuple[int, int]], plan: Plan, workers: int | None
 ) -> list[ImageResult]:
     if "dicom" not in parameters.modes:
         return []
     size = parameters.studies_per_task
-    tasks = [
-        ImageTask(folder / "dicom", parameters, tuple(studies[start : start + size]))
-        for start in range(0, len(studies), size)
-    ]
+    parts = [tuple(studies[start : start + size]) for start in range(0, len(studies), size)]
+    tasks = [ImageTask(folder / "dicom", parameters, part, plan.of(part)) for part in parts]
     records, batches = folder / RECORDS / "images", []
     remove_unfinished(folder / "dicom", {name for batch in recorded(records) for name, _ in batch.files})
     with Progress("images", total=len(studies), unit="studies") as bar:
@@ -218,15 +231,15 @@ def _write_truth(
     parameters: Parameters,
     model: Model,
     shards: list[ShardResult],
+    plan: Plan,
     images: list[ImageResult],
     orphans: list[int],
 ) -> None:
-    tables: dict[str, Rows] = {}
+    tables = _tables(shards)
     expected = RecordCounts()
+    expected.plant(parameters, Counter(row.table for row in plan.cdm_rows(parameters, 0)), Counter())
     for shard in shards:
         expected.update(shard.expected)
-        for name, rows in shard.tables.items():
-            tables.setdefault(name, []).extend(rows)
     for index in orphans:
         person = draw_person(parameters, index)
         rows_of = scan_rows(
@@ -235,14 +248,13 @@ def _write_truth(
         for name, rows in rows_of.items():
             tables[name].extend(rows)
     made = {row["study"]: row for batch in images for row in batch.rows}
-    tables["scans"] = [scan | made.get(scan["study"], {}) for scan in _level(tables["scans"])]
-    tables["chosen"] = [
-        {"study": row["study"], "series_uid": row["series_uid"], "reason": "only series"}
-        for row in tables["scans"]
-        if row["study"] in made
-    ]
+    planted = [study for batch in images for study in batch.planted]
+    tables["scans"] = _level([scan | made.get(scan["study"], {}) for scan in tables["scans"]])
+    tables["chosen"] = chosen_rows([row for row in tables["scans"] if row["study"] in made], planted)
+    tables["links"] = planted_links(tables["links"], tables["joins"], planted)
+    counts = image_counts(tables["links"], tables["joins"], planted, len(made), plan) if made else []
     tables["coefficients"] = truth.coefficient_rows(model)
-    tables["expected_counts"] = truth.expected_rows(parameters, expected, tables["links"], len(made))
+    tables["expected_counts"] = truth.expected_rows(expected, counts)
     headlines = pa.Table.from_pylist(tables.pop("true_labels", []), schema=LABELS)
     labels = pa.concat_tables([headlines, *(table for shard in shards for table in shard.concept_labels)])
     labels = labels.combine_chunks()
@@ -250,8 +262,21 @@ def _write_truth(
     for name, rows in tables.items():
         truth.write_table(folder, name, rows)
     truth.write_table(folder, "true_labels", labels)
-    truth.write_planted(folder)
+    truth.write_table(folder, "planted_dicom", planted_table(planted))
     oracle.write_oracles(folder, parameters, model, tables["scans"], tables["persons"])
+
+
+def _tables(shards: list[ShardResult]) -> dict[str, Rows]:
+    """Rows of truth of all shards."""
+    tables: dict[str, Rows] = {}
+    for shard in shards:
+        for name, rows in shard.tables.items():
+            tables.setdefault(name, []).extend(rows)
+    return tables
+
+
+def _ct_concept(model: Model) -> int:
+    return Codebook(build_vocabulary(model)).concept(DICOM_MODALITY, "CT")
 
 
 def _level(rows: Rows) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from presage_etl.synthetic.hazards import Model
-from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.record_counts import RecordCounts
 from presage_etl.synthetic.shards import Rows
 
@@ -30,7 +28,7 @@ MEANINGS = {
     "oracle_risk": "P(onset before horizon and before death | at risk, z, u, age, sex) and the linear predictor",
     "oracle_image": "the same given z, age and sex only: the ceiling of any image model",
     "ceilings": "how well both oracles foretell recorded labels of a large simulation of the same law",
-    "planted_dicom": "defects planted in images (this preset: none)",
+    "planted_dicom": "defects planted in images: one row a volume candidate of each study that bears one",
     "planted_fhir": "every planted line: kind, file, line, resource, what becomes of it, reason, number of CDM rows",
     "links": "per study the person, the class and confidence of the link, or the reason of its quarantine",
     "chosen": "the series that must represent each study, and why",
@@ -40,20 +38,12 @@ MEANINGS = {
     "expected_counts": "rows of each table after `etl fhir` (stage etl; after the first of two exports: etl-1) and "
     "`link` (stage link), excluded and dead resources, condition rows without concept (unmapped), verdicts, quarantine",
 }
-PLANTED = pa.schema(
-    [("kind", pa.string()), ("where", pa.string()), ("expected", pa.string()), ("reasons", pa.list_(pa.string()))]
-)
 
 
 def write_table(folder: Path, name: str, rows: Rows | pa.Table) -> None:
     """Write one table; rows keep their order."""
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
     pq.write_table(table, folder / f"{name}.parquet", compression="zstd", store_schema=False)
-
-
-def write_planted(folder: Path) -> None:
-    """Write the list of planted image defects: empty, and read as such."""
-    write_table(folder, "planted_dicom", PLANTED.empty_table())
 
 
 def coefficient_rows(model: Model) -> Rows:
@@ -86,19 +76,12 @@ def coefficient_rows(model: Model) -> Rows:
     return rows
 
 
-def expected_rows(parameters: Parameters, records: RecordCounts, links: Rows, num_volumes: int) -> Rows:
-    """Counts that each stage of a right pipeline must show."""
-    if "dicom" not in parameters.modes:
-        return records.rows()
-    linked = [link for link in links if link["person"] is not None]
-    unknown = sum(link["class"] == "patient_id" for link in linked)
-    quarantined = Counter(link["reason"] for link in links if link["person"] is None)
-    found = [("link", "table", "image_occurrence", len(linked))]
-    # A linked study without an order or procedure in the EHR gets one made by the link.
-    found.append(("link", "table", "procedure_occurrence", records.tables()["procedure_occurrence"] + unknown))
-    found.append(("link", "linked", "all", len(linked)))
-    found += [("link", "quarantine", str(reason), number) for reason, number in quarantined.items()]
-    found += [("images", "studies", "all", num_volumes), ("images", "verdict", "ok", num_volumes)]
+def expected_rows(records: RecordCounts, images: list[tuple[str, str, str, int]]) -> Rows:
+    """Counts that each stage of a right pipeline must show; `images` are those of `etl dicom` and `link`."""
+    found = []
+    for stage, kind, name, number in images:
+        adds_to = records.tables()[name] if (kind, name) == ("table", "procedure_occurrence") else 0
+        found.append((stage, kind, name, number + adds_to))
     return records.rows() + _counted(found)
 
 

@@ -89,6 +89,17 @@ COLUMNS = {
     "class": "how the study is linked",
     "confidence": "of the link",
     "reason": "why it rests in quarantine, or was chosen",
+    "first_sop_uid": "smallest SOPInstanceUID of the candidate: tells two of one series apart",
+    "planted_dicom.kind": "name of the case; a study of several candidates has as many rows",
+    "group": "slices, geometry, series choice, pixels, files or identity",
+    "fixture": "of the table of thirty cases, where it is one",
+    "sop_uids": "SOPInstanceUIDs of the candidate",
+    "touched": "those that the defect changed, doubled or took away",
+    "planted_dicom.reasons": "words of its reasons, sorted",
+    "actions": "words of what must be done to it, sorted",
+    "used": "SOPInstanceUIDs of its volume in order of place, `/frame` behind those of many frames; none when rejected",
+    "planted_dicom.chosen": "whether it must represent the study",
+    "beside": "status of each file beside the images that is none",
     "date_shift_days": "between the images' dates and the record's",
 }
 

@@ -11,8 +11,8 @@ from presage_etl.dicom.choice import rank
 from presage_platform.settings import ChoiceSettings
 from presage_platform.volumes.catalogue import ReadStatus
 from tests.lib.dicom_archive import Archive, scan_archive, scan_fixture
-from tests.lib.dicom_cases import FIXTURES, POLICY_FIXTURES
-from tests.lib.dicom_factory import CORONAL, Spec, write_series
+from tests.lib.dicom_cases import FIXTURES, POLICY_FIXTURES, SECONDARY_CAPTURE
+from tests.lib.dicom_factory import CORONAL, Spec, setting, slice_dataset, write_dataset, write_series
 
 
 def archive_of(name: str, folder: Path) -> Archive:
@@ -325,3 +325,30 @@ def test_i30_oblique_and_coronal_affines_map_to_the_truth(tmp_path: Path) -> Non
         volume = archive.native(archive.only)
         np.testing.assert_allclose(volume.affine_ras, spec.affine_ras(), atol=1e-9)
         np.testing.assert_array_equal(volume.array, spec.volume_hu())
+
+
+def test_i22_case_03_two_images_of_one_uid_are_no_copies(tmp_path: Path) -> None:
+    write_series(tmp_path / "a")
+    data = slice_dataset(Spec(), 2)
+    data.PixelData = bytes(len(data.PixelData))  # nothing in the header tells the two apart
+    write_dataset(tmp_path / "a" / "other.dcm", data)
+    archive = scan_archive(tmp_path / "a", tmp_path / "w")
+    volume = archive.native(archive.only)
+    assert volume.verdict == "rejected_uid_conflict"
+    assert volume.reasons == ["uid_conflict: 1 SOP UIDs stand for two images"]
+    assert volume.actions == []
+
+
+def test_i22_case_12_text_in_a_capture_is_said(tmp_path: Path) -> None:
+    """A conversion type does not hide that text is burned in."""
+    capture = setting(SOPClassUID=SECONDARY_CAPTURE, ConversionType="WSD", BurnedInAnnotation="YES")
+    write_series(tmp_path / "a", change=capture)
+    candidate = scan_archive(tmp_path / "a", tmp_path / "w").only
+    assert candidate.verdict == "rejected_burned_in"
+    assert {reason.split(":")[0] for reason in candidate.reasons} == {"burned_in", "pixel_risk", "secondary_capture"}
+
+
+def test_i22_case_18_of_pixels_that_nobody_read_nothing_is_said(tmp_path: Path) -> None:
+    archive = archive_of("c18_all_cut", tmp_path)
+    words = {reason.split(":")[0] for reason in archive.native(archive.only).reasons}
+    assert words == {"undecodable"}

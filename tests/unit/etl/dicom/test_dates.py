@@ -50,6 +50,13 @@ def test_i13_midnight_is_passed_over_where_another_source_has_an_hour() -> None:
     assert (moment.source, moment.when) == ("StudyDate", datetime(2021, 3, 3, 23))
 
 
+def test_i13_midnight_is_what_is_written_in_any_zone() -> None:
+    written = {"acquisition_datetime": "20210304000000", "study_date": "20210304", "study_time": "0900"}
+    moment = image_moment("America/New_York", timezone_offset="+0900", **written)
+    assert moment is not None
+    assert (moment.source, moment.when) == ("StudyDate", datetime(2021, 3, 3, 19))
+
+
 def test_i13_midnight_stands_where_it_is_all_there_is() -> None:
     moment = image_moment(acquisition_date="20210304", acquisition_time="000000", study_date="20210303")
     assert moment is not None

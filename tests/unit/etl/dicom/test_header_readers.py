@@ -7,8 +7,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from presage_etl.dicom.elements import DEFLATED, Header
 from presage_etl.dicom.header import pydicom_header, read_header
@@ -158,3 +158,15 @@ def test_i100_sequences_nested_without_end_do_not_exhaust_the_reader(tmp_path: P
     path = tmp_path / "deep"
     path.write_bytes(content[:at] + item * 10_000)
     assert read_header(path, path.stat().st_size)[0] is ReadStatus.UNREADABLE
+
+
+def test_a_directory_of_a_medium_is_no_image(tmp_path: Path) -> None:
+    """Its file meta information says what it is; its data set has nothing that a catalogue keeps."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, UID("1.2.3")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory = Dataset()
+    directory.file_meta, directory.FileSetID, directory.FileSetConsistencyFlag = meta, "MEDIUM", 0
+    path = tmp_path / "DICOMDIR"
+    directory.save_as(path, enforce_file_format=True)
+    assert read_header(path, path.stat().st_size)[0] is ReadStatus.NOT_IMAGE
