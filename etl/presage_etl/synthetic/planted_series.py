@@ -11,18 +11,21 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import dcmwrite
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import dcmwrite, write_data_element, write_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
 from presage_etl.synthetic.grid import Grid
 
 Hounsfield = NDArray[np.int16]
+Known = dict[int, tuple[Any, bytes]]  # tag → a value, and the element as it is written
 Float64 = NDArray[np.float64]
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -30,6 +33,7 @@ CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 AIR_HU, LOWEST_HU, HIGHEST_HU = -1000, -1024, 3071
 FIRST_INSTANCE = 1001
+CHARACTER_SET = 0x00080005
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Image:
     hu: Hounsfield
     content: bytes | None = None  # instead of the encoded header
     folder: int = 0
+    known: Known | None = None
 
     @property
     def uid(self) -> str:
@@ -96,7 +101,7 @@ class Image:
 
     def encoded(self) -> bytes:
         """The file."""
-        return self.content if self.content is not None else encode(self.data)
+        return self.content if self.content is not None else encode(self.data, self.known)
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ class Clean:
     spacing: tuple[float, float, float]  # along x, y, z
     study_uid: str
     facts: Facts
+    known: Known
 
     @property
     def num_slices(self) -> int:
@@ -238,7 +244,7 @@ class Clean:
         data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
         data.SeriesNumber, data.InstanceNumber = str(series), str(place + 1)
         data.ImagePositionPatient = [f"{value:.4f}" for value in position]
-        return Image(data, hu).store()
+        return Image(data, hu, known=self.known).store()
 
     def _sample(self, points: Float64) -> Hounsfield:
         """Trilinear between voxel centres, air outside."""
@@ -289,6 +295,7 @@ def clean_study(header: Dataset, hu: Hounsfield, grid: Grid, facts: Facts) -> Cl
         spacing=grid.spacing,
         study_uid=str(data.StudyInstanceUID),
         facts=facts,
+        known=known_elements(plain.data),
     )
 
 
@@ -387,8 +394,34 @@ def twin(data: Dataset) -> Dataset:
     return result
 
 
-def encode(data: Dataset) -> bytes:
-    """A data set as a file of the transfer syntax that its meta information names."""
-    buffer = BytesIO()
-    dcmwrite(buffer, data, enforce_file_format=True)
+def encode(data: Dataset, known: Known | None = None) -> bytes:
+    """A data set as a file of the transfer syntax that its meta information names.
+
+    Elements that still hold the very value of `known` need not be encoded again: most of a series' do.
+    """
+    buffer = DicomBytesIO()
+    charset = data.get("SpecificCharacterSet")
+    plain = known is not None and data.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    if known is None or not plain or charset is not known.get(CHARACTER_SET, (None,))[0]:
+        dcmwrite(buffer, data, enforce_file_format=True)
+        return buffer.getvalue()
+    buffer.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(buffer, data.file_meta)
+    encodings = convert_encodings(charset)
+    for element in data:
+        value, content = known.get(int(element.tag), (None, b""))
+        buffer.write(content if content and element.value is value else _element_bytes(element, encodings))
+    return buffer.getvalue()
+
+
+def known_elements(header: Dataset) -> Known:
+    """The elements of a header as they are written in explicit VR little endian."""
+    encodings = convert_encodings(header.get("SpecificCharacterSet"))
+    return {int(element.tag): (element.value, _element_bytes(element, encodings)) for element in header}
+
+
+def _element_bytes(element: DataElement, encodings: list[str]) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_data_element(buffer, element, encodings)
     return buffer.getvalue()
