@@ -134,19 +134,6 @@ def test_p13_every_platform_toml_is_accepted(name: str, block: str, tmp_path: Pa
     assert read_policies(settings.etl.policies, ())["timezone"] == settings.timezone
 
 
-def test_l57_the_task_and_the_fixture_of_the_page_are_accepted() -> None:
-    import yaml
-
-    from presage_platform.labeling.tasks.compile import compile_task
-    from presage_platform.labeling.tasks.definition import parse_task
-
-    page = ROOT / "docs" / "how-to" / "define-an-outcome-in-sql.md"
-    (text,) = fenced(page, "sql")
-    assert compile_task(parse_task(text.encode(), Path("pneumothorax.sql"))).task.name == "pneumothorax"
-    (fixture,) = fenced(page, "yaml")
-    assert [sorted(case) for case in yaml.safe_load(fixture)] == [["expect", "given", "name"]]
-
-
 def test_every_term_of_the_glossary_stands_once_in_order_with_its_source() -> None:
     text = (ROOT / "GLOSSARY.md").read_text("utf-8")
     terms = [m["term"] for m in TERM.finditer(text)]
