@@ -193,6 +193,8 @@ class RowMerge:
 
     def _update(self, table: RowTable, columns: list[str], rows: sql.Composed) -> None:
         columns = [name for name in columns if name != table.key]
+        if "person_id" in columns:
+            self._touch_former_persons(table, rows)
         typed = sql.SQL(", ").join(sql.SQL("{c} = r.{c}").format(c=sql.Identifier(name)) for name in columns)
         old = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in columns)
         new = sql.SQL(", ").join(sql.SQL("r.{}").format(sql.Identifier(name)) for name in columns)
@@ -203,6 +205,15 @@ class RowMerge:
             table=sql.Identifier(table.name), typed=typed, rows=rows, key=sql.Identifier(table.key), old=old, new=new
         )
         self.changes.updated[table.name] += self.execute(statement)
+
+    def _touch_former_persons(self, table: RowTable, rows: sql.Composed) -> None:
+        """Note the persons that lose a row to another one: what is derived for them changes too (E83)."""
+        statement = sql.SQL(
+            "INSERT INTO touched_person SELECT DISTINCT %(run_no)s::bigint, t.person_id FROM {table} AS t "
+            "JOIN ({rows}) AS r ON r.row_id = t.{key} "
+            "WHERE NOT r.is_new AND t.person_id IS DISTINCT FROM r.person_id ON CONFLICT DO NOTHING"
+        ).format(table=sql.Identifier(table.name), rows=rows, key=sql.Identifier(table.key))
+        self.execute(statement, run_no=self.run_no)
 
     def _write_origins(self, table: RowTable) -> None:
         staged = table.name not in VISITS
