@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from presage_platform.errors import IntegrityError, TaskError, UsageError
+from presage_platform.labeling.exclusions import guarded
 from presage_platform.labeling.hashing import hash_file
 from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
+from presage_platform.labeling.outcomes import read_notes, write_notes
 from presage_platform.labeling.pipeline import LabelReport, make_labels
+from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.tasks.locks import UNVERSIONED, FolderConcepts
 from presage_platform.labeling.timeline import Snapshot, choose_n_shards
 from presage_platform.postgres.connection import open_database
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from presage_platform.labeling.ontology import Vocabulary
     from presage_platform.labeling.tasks.engine import Ready
     from presage_platform.postgres.connection import Database
     from presage_platform.settings import Settings
@@ -76,13 +82,13 @@ def label(settings: Settings, request: Request) -> LabelReport:
             guard=request.guard,
         )
         report, store = _make(settings, inputs, request)
-        _add_outcomes(settings, ready, store, inputs.snapshot, None, request, report)
+        _add_outcomes(settings, ready, store, inputs, None, request, report)
         return report
     with open_database(settings, command="label") as database:
         prepared = _prepared(settings, task_files, database, request)
         inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
         report, store = _make(settings, inputs, request)
-        _add_outcomes(settings, prepared, store, inputs.snapshot, database, request, report)
+        _add_outcomes(settings, prepared, store, inputs, database, request, report)
         return report
 
 
@@ -194,7 +200,7 @@ def _add_outcomes(
     settings: Settings,
     ready: Ready,
     store: Path,
-    snapshot: Snapshot,
+    inputs: Inputs,
     database: Database | None,
     request: Request,
     report: LabelReport,
@@ -207,8 +213,18 @@ def _add_outcomes(
 
     gate = CostGate.of_settings(settings.labeling)
     made = add_task_outcomes(
-        store, ready, snapshot=snapshot, database=database, gate=gate, tests_skipped=request.skip_tests
+        store, ready, snapshot=inputs.snapshot, database=database, gate=gate, tests_skipped=request.skip_tests
     )
     report.numbers["outcomes"] = len(made.written) + len(made.found)
     report.warnings = made.warnings
+    note_overlap(store, {compiled.task.name: lock.every_concept_id for compiled, lock in ready}, inputs.vocabulary)
     made.raise_failure()
+
+
+def note_overlap(store: Path, concepts: Mapping[str, list[int]], vocabulary: Vocabulary) -> None:
+    """Note beside each outcome how many tasks of the set would tell it; a report on it says so (labeling L40)."""
+    chosen = set(LabelStore.open(store).tasks.column("concept_id").to_pylist())
+    notes = read_notes(store)
+    for name in notes.keys() & concepts.keys():
+        notes[name]["overlap"] = len(chosen & guarded(concepts[name], vocabulary, "full"))
+    write_notes(store, notes)

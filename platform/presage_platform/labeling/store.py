@@ -113,10 +113,16 @@ class LabelStore:
         return {name: document[name]["outcome_hash"] for name in self.outcomes}
 
     def outcome_cautions(self, name: str) -> list[str]:
-        """Return what every report on an outcome must print: tests that were not run, and the task's own warnings."""
+        """Return what every report on an outcome must print: tests that were not run, an overlap with the
+        task set, and the task's own warnings."""
         note = json.loads((self.path / "outcomes.json").read_text(encoding="utf-8")).get(name, {})
-        skipped = ["its own tests were not run (--skip-tests)"] if note.get("tests_skipped") else []
-        return [f"task {name}: {text}" for text in [*skipped, *note.get("warnings", [])]]
+        cautions = ["its own tests were not run (--skip-tests)"] if note.get("tests_skipped") else []
+        if note.get("overlap"):
+            cautions.append(
+                f"{note['overlap']} tasks of the task set lie at, above or below its concepts: a model pretrained on "
+                "them has been told of it; leave them out with --guard"
+            )
+        return [f"task {name}: {text}" for text in [*cautions, *note.get("warnings", [])]]
 
     @cached_property
     def task_names(self) -> list[str]:

@@ -318,3 +318,21 @@ def test_l09_infinite_and_early_and_late_dates_are_dropped_and_counted(run: Run)
     counts = Snapshot.open(run.settings.timeline_dir / other.snapshot_id).manifest["counts"]
     assert counts["dropped, condition_occurrence: before 1900 or infinite"] == 3
     assert counts["dropped, condition_occurrence: after the data cut"] == 1
+
+
+def test_l40_a_report_is_warned_when_the_task_set_tells_the_outcome(run: Run, tmp_path: Path) -> None:
+    """Without the guard the task set holds the outcome's concepts; with it, nothing overlaps and nothing is said."""
+    from tests.integration.labeling.test_concept_tasks import SETS, lock_in_database, write
+
+    path = write(tmp_path / "tasks", "effusion", f"kind: concept\n{SETS}")
+    lock_in_database([path], run.settings)
+    cautions = {}
+    for scope in ("none", "full"):
+        settings = with_labeling(run.settings, guard_scope=scope)
+        request = Request(tasks=path.parent, guard=path.parent, allow_fewer=True, skip_tests=True)
+        store = open_labels(settings, command.label(settings, request).label_hash)
+        cautions[scope] = [text for text in store.outcome_cautions("effusion") if "task set" in text]
+    # 1001 is the outcome, 1002 lies below it, 1000 above.
+    overlap = {"concept:1000", "concept:1001", "concept:1002"} & set(run.store.task_names)
+    assert overlap and cautions["none"][0].startswith(f"task effusion: {len(overlap)} tasks of the task set")
+    assert cautions["full"] == []
