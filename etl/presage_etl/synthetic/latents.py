@@ -49,12 +49,16 @@ def score(biomarkers: Floats) -> Floats:
     return np.asarray(np.round((_transform(biomarkers) - mean) / sd, DECIMALS))
 
 
-def gaussian_of(biomarkers: Floats) -> Floats:
-    """Internal Gaussians, shape (8,), of biomarkers: the middle of the quantiles that share a value."""
+def gaussian_of(biomarkers: Floats, within: float = 0.5) -> Floats:
+    """Internal Gaussians, shape (8,), that biomarkers can stand for.
+
+    Where many quantiles share a value (no effusion at all), `within` chooses among them, from 0 to 1: a uniform draw
+    makes the result Gaussian again.
+    """
     columns = _quantiles()
     low = [np.searchsorted(column, value, "left") for column, value in zip(columns, biomarkers, strict=True)]
     high = [np.searchsorted(column, value, "right") for column, value in zip(columns, biomarkers, strict=True)]
-    quantile = (np.array(low) + np.array(high)) / 2 / columns.shape[1]
+    quantile = (np.array(low) + within * (np.array(high) - np.array(low))) / columns.shape[1]
     return np.asarray(np.round(ndtri(np.clip(quantile, 1e-6, 1 - 1e-6)), DECIMALS))
 
 

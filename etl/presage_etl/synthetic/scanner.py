@@ -168,7 +168,8 @@ def _scanner(
         raise ValueError("a planted shortcut needs the biomarkers of the study")
     name, latent, correlation = planted
     own = stream(parameters.seed, person, Stage.SHORTCUT, scan)
-    propensity = correlation * gaussian_of(biomarkers)[latent] + np.sqrt(1 - correlation**2) * own.standard_normal()
+    shown = gaussian_of(biomarkers, within=float(own.random()))[latent]
+    propensity = correlation * shown + np.sqrt(1 - correlation**2) * own.standard_normal()
     place = SCANNER_NAMES.index(name)
     if propensity > UPPER_QUARTER:
         return place
