@@ -30,6 +30,7 @@ def label(
     ] = None,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Accept fewer than k tasks.")] = False,
     skip_tests: Annotated[bool, typer.Option("--skip-tests", help="Do not run the tasks' own tests; noted.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail when the leak audit raises an alarm.")] = False,
     new_split: Annotated[bool, typer.Option("--new-split", help="Split these persons again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, sizes and times; write nothing.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read existing labels again and compare hashes.")] = False,
@@ -56,6 +57,7 @@ def label(
         allow_fewer=allow_fewer,
         new_split=new_split,
         skip_tests=skip_tests,
+        strict=strict,
     )
     _print(command.plan(settings, request) if dry_run else command.label(settings, request), as_json)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from presage_platform.errors import IntegrityError, TaskError, UsageError
+from presage_platform.errors import IntegrityError, QualityError, TaskError, UsageError
 from presage_platform.labeling.exclusions import guarded
 from presage_platform.labeling.hashing import hash_file
 from presage_platform.labeling.inputs import Inputs, read_from_database, read_from_files
@@ -19,6 +19,7 @@ from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.tasks.locks import UNVERSIONED, FolderConcepts
 from presage_platform.labeling.timeline import Snapshot, choose_n_shards
 from presage_platform.postgres.connection import open_database
+from presage_platform.runs import canonical_json, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from presage_platform.postgres.connection import Database
     from presage_platform.settings import Settings
 
+ALARMS_SHOWN = 5
 ROWS_PER_SECOND, EVENTS_PER_SECOND, BYTES_PER_EVENT = 2_000_000, 15_000_000, 13
 
 
@@ -43,6 +45,7 @@ class Request:
     allow_fewer: bool = False
     new_split: bool = False
     skip_tests: bool = False
+    strict: bool = False
 
     @property
     def without_database(self) -> bool:
@@ -83,12 +86,14 @@ def label(settings: Settings, request: Request) -> LabelReport:
         )
         report, store = _make(settings, inputs, request)
         _add_outcomes(settings, ready, store, inputs, None, request, report)
+        _look_at(settings, store, request, report)
         return report
     with open_database(settings, command="label") as database:
         prepared = _prepared(settings, task_files, database, request)
         inputs = read_from_database(settings, database, index_file=request.index, guard=request.guard)
         report, store = _make(settings, inputs, request)
         _add_outcomes(settings, prepared, store, inputs, database, request, report)
+        _look_at(settings, store, request, report)
         return report
 
 
@@ -160,6 +165,46 @@ def verify(settings: Settings) -> Message:
 
 def _make(settings: Settings, inputs: Inputs, request: Request) -> tuple[LabelReport, Path]:
     return make_labels(settings, inputs, allow_fewer=request.allow_fewer, new_split=request.new_split)
+
+
+def _look_at(settings: Settings, store: Path, request: Request, report: LabelReport) -> None:
+    """Audit the labels for leaks, check their orientation, and compare them with the store before them.
+
+    Raises
+    ------
+    QualityError
+        With `--strict`, when the audit raises an alarm; the labels stay.
+    """
+    from presage_platform.labeling import audit, difference
+    from presage_platform.labeling.orientation import check_store
+
+    labels = LabelStore.open(store)
+    check_store(labels)
+    rows = audit.audit(labels)
+    _keep(store / "audit.json", {"tasks": rows})
+    raised = audit.alarms(rows)
+    report.numbers["audit alarms"] = len(raised)
+    report.warnings = [*report.warnings, *(f"audit: {line}" for line in raised[:ALARMS_SHOWN])]
+    if len(raised) > ALARMS_SHOWN:
+        report.warnings.append(f"audit: {len(raised) - ALARMS_SHOWN} more alarms in labels/{store.name}/audit.json")
+    before = None if report.reused else difference.previous_store(settings.labels_dir, store)
+    if before is not None:
+        found = difference.difference(LabelStore.open(before), labels)
+        settings.reports_dir.mkdir(mode=0o700, exist_ok=True)
+        _keep(settings.reports_dir / f"labels-{before.name}-{store.name}.json", found)
+        report.difference = difference.summary(found)
+    if raised and request.strict:
+        raise QualityError(
+            f"labels: the audit raises {len(raised)} alarms (first: {raised[0]}): read labels/{store.name}/audit.json; "
+            "the labels are written"
+        )
+
+
+def _keep(path: Path, document: dict[str, Any]) -> None:
+    """Write a document unless the file holds it already."""
+    content = canonical_json(document).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
 
 
 def _task_files(settings: Settings, request: Request) -> list[Path]:

@@ -55,10 +55,21 @@ class LabelReport:
     attrition_table: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    difference: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        keys = ("label_hash", "snapshot_id", "split_id", "reused", "numbers", "attrition", "seconds", "warnings")
+        keys = (
+            "label_hash",
+            "snapshot_id",
+            "split_id",
+            "reused",
+            "numbers",
+            "attrition",
+            "seconds",
+            "warnings",
+            "difference",
+        )
         return {key: getattr(self, key) for key in keys}
 
     def text(self) -> str:
@@ -67,7 +78,8 @@ class LabelReport:
         seconds = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         state = "found" if self.reused else "written"
         warnings = "".join(f"\nwarning: {text}" for text in self.warnings)
-        return f"{self.attrition_table}\n{numbers}\nlabels/{self.label_hash} {state} ({seconds}){warnings}"
+        against = f"\n{self.difference}" if self.difference else ""
+        return f"{self.attrition_table}\n{numbers}\nlabels/{self.label_hash} {state} ({seconds}){against}{warnings}"
 
 
 def make_labels(

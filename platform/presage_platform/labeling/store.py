@@ -124,6 +124,12 @@ class LabelStore:
             )
         return [f"task {name}: {text}" for text in [*cautions, *note.get("warnings", [])]]
 
+    @property
+    def outcome_states(self) -> dict[str, dict[str, dict[str, int]]]:
+        """How many studies of each split were in each state when an outcome was written (incident view)."""
+        document = json.loads((self.path / "outcomes.json").read_text(encoding="utf-8"))
+        return {name: document[name]["states"] for name in self.outcomes}
+
     @cached_property
     def task_names(self) -> list[str]:
         """Names of the tasks of the set, `concept:<concept_id>`, in task order."""
