@@ -190,7 +190,7 @@ def test_l73_files_alone_make_the_same_labels(run: Run, tmp_path: Path) -> None:
     assert again.task_names == run.store.task_names
     assert np.array_equal(again.array(0, "time"), run.store.array(0, "time"))
     copy_tasks("all_cause_mortality", tmp_path / "tasks")
-    lock_tasks([tmp_path / "tasks" / "all_cause_mortality.sql"], FolderConcepts(tmp_path))
+    lock_tasks([tmp_path / "tasks" / "all_cause_mortality.sql"], FolderConcepts(tmp_path, "v5.0 test"))
     with pytest.raises(TaskError, match="needs the database"):
         command.label(run.settings, Request(**{**_fields(request), "tasks": tmp_path / "tasks"}))
 
