@@ -77,7 +77,7 @@ def test_e76_ids_depend_on_keys_alone(hospital: Settings, export: Path, form: st
         "merge._Merge._write_events",
         "merge.write_letters",
         "pipeline._Run._derive",
-        "derive._observation_periods",
+        "derive._numbered",
         "pipeline._Run._finish",
     ],
 )
