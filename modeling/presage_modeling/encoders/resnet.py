@@ -34,11 +34,12 @@ class ResNetEncoder(Encoder):
             n_input_channels=num_channels,
             conv1_t_size=recipe.stem_kernel,
             conv1_t_stride=recipe.stem_stride,  # type: ignore[arg-type]
-            no_max_pool=recipe.stem_pool is not True,
+            no_max_pool=not recipe.stem_pool,
             feed_forward=False,
             bias_downsample=recipe.bias_downsample,
         )
-        self.stem = nn.Sequential(net.conv1, net.bn1, net.act, _pool(recipe, net.maxpool))
+        pool = net.maxpool if recipe.stem_pool else nn.Identity()
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.act, pool)
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         replace_batch_norm(self, recipe.norm)
         self.with_maximum = recipe.feature == "mean_max"
@@ -56,13 +57,3 @@ class ResNetEncoder(Encoder):
         if self.with_maximum:
             pooled_BD = torch.cat([pooled_BD, map_BDXYZ.amax((2, 3, 4))], dim=1)
         return Features(pooled_BD, tokens_of(map_BDXYZ) if tokens else None, grid_of(map_BDXYZ))
-
-
-def _pool(recipe: ResNetRecipe, maximum: nn.Module) -> nn.Module:
-    """What stands between stem and stages."""
-    if recipe.stem_pool == "conv":
-        width = recipe.widths[0]
-        return nn.Sequential(
-            nn.Conv3d(width, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
-        )
-    return maximum if recipe.stem_pool else nn.Identity()

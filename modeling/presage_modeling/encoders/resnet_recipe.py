@@ -12,17 +12,13 @@ Triple = tuple[int, int, int]
 
 
 class ResNetRecipe(Section):
-    """A 3D residual network, its last map pooled over space: ResNet-10 (basic blocks) or ResNet-152 (bottlenecks).
-
-    `stem_pool` halves the map after the first convolution: by the published maximum, by a convolution of stride 2
-    (`conv`: on coarse grids a maximum loses what is a voxel wide), or not at all.
-    """
+    """A 3D residual network, its last map pooled over space: ResNet-10 (basic blocks) or ResNet-152 (bottlenecks)."""
 
     name: Literal["resnet10", "resnet152"]
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     stem_kernel: int = Field(default=7, ge=3, le=9)
     stem_stride: Triple = (2, 2, 2)
-    stem_pool: bool | Literal["conv"] = True
+    stem_pool: bool = True
     bias_downsample: bool = False
     norm: Literal["batch", "group", "frozen_batch"] = "batch"
     feature: Literal["mean", "mean_max"] = "mean"

@@ -22,7 +22,6 @@ CASES = {
         1,
         16,
     ),
-    "resnet10_conv": (ResNetRecipe(name="resnet10", norm="group", stem_pool="conv", **SMALL), 1, 8),
     "swinunetr": (SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4), 1, 192),
     "swinunetr_multi_scale": (
         SwinUNETRRecipe(name="swinunetr", feature_size=12, window=4, feature="multi_scale"),
