@@ -97,3 +97,14 @@ def test_l68_a_query_that_is_slow_for_a_hundred_studies_is_stopped(database: Dat
     made = run(database, ready(database, tmp_path, slow=slow), gate, number=200)
     assert "takes more than 0.3 s for 100 studies" in str(made.failures["slow"])
     assert isinstance(made.failures["slow"], LimitError)
+
+
+def test_l73_check_plans_without_running(database: Database, tmp_path: Path) -> None:
+    ready(database, tmp_path, honest=HONEST)
+    found = engine.estimate([tmp_path / "honest.sql"], database, store=None, gate=CostGate())
+    assert found["honest"]["cost"] > 0 and found["honest"]["rows"] >= 1
+    with pytest.raises(LimitError, match="max_cost"):
+        engine.estimate([tmp_path / "honest.sql"], database, store=None, gate=CostGate(max_cost=0.1))
+    with database.connect() as connection:
+        left = connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'task\\_%'").fetchone()
+    assert left == (0,)

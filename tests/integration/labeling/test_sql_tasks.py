@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psycopg
 import pytest
 
 from presage_platform.errors import TaskError, TaskTestError
-from presage_platform.labeling.semantics import IndexFacts
 from presage_platform.labeling.tasks import engine
 from presage_platform.labeling.tasks.compile import Block, compile_task
 from presage_platform.labeling.tasks.definition import parse_task, read_task
@@ -21,9 +19,8 @@ from presage_platform.labeling.tasks.engine import prepare_in
 from presage_platform.labeling.tasks.execute import _snapshot, _walled
 from presage_platform.labeling.tasks.library import copy_tasks, shipped_tasks
 from presage_platform.labeling.tasks.locks import DatabaseConcepts, read_lock, resolve_lock, write_lock
-from presage_platform.labeling.tasks.results import TaskIndex
 from presage_platform.labeling.tasks.run_schema import run_schemas
-from presage_platform.labeling.tasks.testing import read_fixture, run_cases, run_fixture
+from presage_platform.labeling.tasks.testing import Case, read_fixture, run_cases, run_fixture
 from presage_platform.postgres.connection import Database, open_database
 from presage_platform.settings import Settings
 from tests.lib.attacks import attacks
@@ -130,13 +127,6 @@ def fingerprint(database: Database) -> Any:
         ).fetchone()
 
 
-def empty_task_index() -> TaskIndex:
-    """An index of no study."""
-    flags = {"t0_is_date", "in_period"}
-    arrays = (np.zeros(0, dtype=np.bool_ if name in flags else np.int64) for name in IndexFacts.__slots__)
-    return TaskIndex(IndexFacts(*arrays), [], [], [], [])
-
-
 SECRETS = re.compile(r"root:|SCRAM-SHA|md5[0-9a-f]{32}")
 
 
@@ -146,7 +136,7 @@ def wall(database: Database, library: Path) -> Iterator[Any]:
     path = library / "all_cause_mortality.sql"
     lock_tasks([path], database)
     ready = prepare_in([path], database)
-    with run_schemas(ready, empty_task_index(), database, 100) as schemas, _snapshot(database) as snapshot:
+    with run_schemas(ready, engine.no_studies(), database, 100) as schemas, _snapshot(database) as snapshot:
 
         def send(query: str) -> list[Any]:
             with _walled(database, schemas["all_cause_mortality"].path, snapshot) as connection:
@@ -229,3 +219,44 @@ def test_l60_a_value_with_sql_in_it_stays_a_value(database: Database, library: P
     (found,) = run_cases(compiled, lock, read_fixture(compiled.task)[:1], database)
     assert found[1]["state"] == "censored"
     assert compile_task(read_task(path)).body.values == ("x' or '1'='1",)
+
+
+SECRET, STUDY, PERSON = "kx-4711-zz", 424242, 313131
+
+
+@pytest.mark.parametrize(
+    ("clause", "words"),
+    [
+        ("where cast(d.cause_source_value as integer) > 0", "SQLSTATE 22P02"),
+        ("where i.study_id / (i.study_id - i.study_id) > 0", "SQLSTATE 22012"),
+    ],
+)
+def test_l70_an_error_and_the_log_hold_no_value_of_a_patient(
+    database: Database, library: Path, caplog: pytest.LogCaptureFixture, clause: str, words: str
+) -> None:
+    path = library / "all_cause_mortality.sql"
+    path.write_text(f"{path.read_text().rstrip()}\n{clause}\n")
+    lock_tasks([path], database)
+    ((compiled, lock),) = prepare_in([path], database)
+    given = {
+        "index": [{"study_id": STUDY, "person_id": PERSON, "t0": "2020-03-01 10:00:00"}],
+        "observation_period": [{"person_id": PERSON, "start": "2015-01-01", "end": "2022-12-31"}],
+        "death": [{"person_id": PERSON, "date": "2021-07-09", "cause_source_value": SECRET}],
+    }
+    with caplog.at_level("DEBUG"), pytest.raises(TaskError, match=words) as raised:
+        run_cases(compiled, lock, [Case("made up", given, [])], database)
+    for text in (str(raised.value), caplog.text, repr(raised.value.__cause__)):
+        assert not re.search(rf"{SECRET}|{STUDY}|{PERSON}|2021-07-09", text)
+    assert "\n" not in str(raised.value)
+
+
+def test_l70_a_task_that_ran_is_logged_by_counts_alone(
+    database: Database, library: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = library / "all_cause_mortality.sql"
+    lock_tasks([path], database)
+    ((compiled, lock),) = prepare_in([path], database)
+    with caplog.at_level("DEBUG"):
+        run_cases(compiled, lock, read_fixture(compiled.task), database)
+    fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "task run"]
+    assert fields and all(set(one) == {"studies"} for one in fields)

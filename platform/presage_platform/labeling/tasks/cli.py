@@ -35,20 +35,32 @@ def tasks_list(files: Files = None, workspace: Workspace = None, as_json: Json =
     _say(rows, lines, as_json)
 
 
-def tasks_check(files: Files = None, workspace: Workspace = None, as_json: Json = False) -> None:
-    """Check task files: front matter, rules Q1 to Q11, warnings; no data is read.
+def tasks_check(
+    files: Files = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Also plan the queries in the database; none is run.")] = False,
+    workspace: Workspace = None,
+    as_json: Json = False,
+) -> None:
+    """Check task files: front matter, rules Q1 to Q11, warnings, and with --cost what they would cost; no data is read.
 
     Example: platform tasks check tasks/
     """
     from presage_platform.labeling.tasks.compile import compile_task
     from presage_platform.labeling.tasks.definition import read_task
+    from presage_platform.labeling.tasks.locks import warnings_of
 
-    rows, lines = [], []
-    for path in find_files(files, workspace):
+    found = find_files(files, workspace)
+    rows: list[dict[str, Any]] = []
+    for path in found:
         task = compile_task(read_task(path)).task
-        notes = [note for note in (task.front.warn, _compares_with_t0(task.body)) if note]
+        notes = [*warnings_of(task), *filter(None, [_compares_with_t0(task.body)])]
         rows.append({"task": task.name, "ok": True, "warnings": notes})
-        lines += [f"{task.name}: ok", *(f"{task.name}: warning: {note}" for note in notes)]
+    for name, estimate in (_estimates(found, workspace) if cost else {}).items():
+        next(row for row in rows if row["task"] == name).update(estimate)
+    lines = []
+    for row in rows:
+        planned = f" (cost {row['cost']:,.0f}, {row['rows']:,.0f} rows expected)" if "cost" in row else ""
+        lines += [f"{row['task']}: ok{planned}", *(f"{row['task']}: warning: {note}" for note in row["warnings"])]
     _say(rows, lines, as_json)
 
 
@@ -187,6 +199,18 @@ def find_files(files: list[Path] | None, workspace: Path | None) -> list[Path]:
     if files and not found:
         raise InputError("no .sql file in what was named: expected task files")
     return found
+
+
+def _estimates(files: list[Path], workspace: Path | None) -> dict[str, dict[str, float]]:
+    from presage_platform.labeling.tasks.cost import CostGate
+    from presage_platform.labeling.tasks.engine import estimate
+    from presage_platform.postgres.connection import open_database
+
+    settings = _settings(workspace)
+    stores = sorted(settings.labels_dir.glob("*/manifest.json"))
+    store = stores[0].parent if len(stores) == 1 else None
+    with open_database(settings, command="tasks") as database:
+        return estimate(files, database, store=store, gate=CostGate.of_settings(settings.labeling))
 
 
 def _compares_with_t0(body: str) -> str | None:

@@ -19,7 +19,7 @@ from presage_platform.labeling.store import LabelStore
 from presage_platform.labeling.tasks.compile import Compiled, compile_task
 from presage_platform.labeling.tasks.cost import CostGate
 from presage_platform.labeling.tasks.definition import Task, read_task
-from presage_platform.labeling.tasks.execute import Outcomes, try_tasks
+from presage_platform.labeling.tasks.execute import Outcomes, plan_tasks, try_tasks
 from presage_platform.labeling.tasks.kernel import run_concept_tasks
 from presage_platform.labeling.tasks.locks import (
     Concepts,
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from presage_platform.postgres.connection import Database
 
 Ready = Sequence[tuple[Compiled, Lock]]
+
+
+FLAGS = ("t0_is_date", "in_period")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,21 @@ def prepare_in(files: Sequence[Path], database: Database) -> list[tuple[Compiled
             if compiled.task.front.kind == "cohort":
                 _require_cohort(compiled.task, connection, database.schemas.results)
     return ready
+
+
+def estimate(
+    files: Sequence[Path], database: Database, *, store: Path | None, gate: CostGate
+) -> dict[str, dict[str, float]]:
+    """Return what the planner expects of the queries of task files, locked or not; no data is read.
+
+    `store` gives the studies to plan for; None = none are known yet.
+    """
+    with database.connect() as connection:
+        concepts = DatabaseConcepts(connection)
+        ready = [(one, resolve_lock(one.task, concepts)) for one in (compile_task(read_task(path)) for path in files)]
+    in_sql = [(compiled, lock) for compiled, lock in ready if compiled.task.front.kind != "concept"]
+    index = no_studies() if store is None else task_index(store)
+    return plan_tasks(in_sql, index, database=database, gate=gate)
 
 
 def require_sound(ready: Ready, database: Database, passes: Passes) -> None:
@@ -196,6 +214,12 @@ def task_index(store: Path) -> TaskIndex:
     facts = IndexFacts(*(_array(index, name) for name in IndexFacts.__slots__))
     listed = (index.column(name).to_pylist() for name in ("visit_occurrence_id", "site", "sex", "age_years"))
     return TaskIndex(facts, *listed)
+
+
+def no_studies() -> TaskIndex:
+    """Return an index of no study."""
+    facts: list[Any] = [np.zeros(0, dtype=np.bool_ if name in FLAGS else np.int64) for name in IndexFacts.__slots__]
+    return TaskIndex(IndexFacts(*facts), [], [], [], [])
 
 
 def _write(

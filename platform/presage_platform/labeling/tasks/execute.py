@@ -128,6 +128,31 @@ def try_tasks(
     return outcomes
 
 
+def plan_tasks(
+    tasks: Sequence[tuple[Compiled, Lock]], index: TaskIndex, *, database: Database, gate: CostGate
+) -> dict[str, dict[str, float]]:
+    """Return the planner's estimate of each task, `cost` and `rows` over all its queries; nothing is run.
+
+    Raises
+    ------
+    LimitError
+        Of the first query that the cost gate refuses.
+    """
+    estimates = {}
+    with run_schemas(tasks, index, database, gate.dry_run_studies) as schemas, _snapshot(database) as snapshot:
+        for compiled, _ in tasks:
+            name = compiled.task.name
+            with _walled(database, schemas[name].path, snapshot) as connection:
+                plans = [_explain(compiled.task, part, block, connection) for part, block in _blocks(compiled)]
+            for (part, _), plan in zip(_blocks(compiled), plans, strict=True):
+                refuse_costly(name, part, plan, gate)
+            estimates[name] = {
+                "cost": float(sum(plan["Total Cost"] for plan in plans)),
+                "rows": float(plans[-1]["Plan Rows"]),
+            }
+    return estimates
+
+
 def _blocks(compiled: Compiled) -> Iterator[tuple[str, Block]]:
     for name, block in (("at_risk", compiled.at_risk), ("censor", compiled.censor), ("body", compiled.body)):
         if block is not None:
