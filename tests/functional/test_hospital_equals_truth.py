@@ -78,6 +78,17 @@ def test_s43_every_table_holds_the_planted_rows(counts: dict[str, int], hospital
     assert counts["quarantine"] == quarantined
 
 
+def test_s35_what_is_excluded_unreadable_and_dead_is_what_was_planted(workspace: Path, hospital: Path) -> None:
+    from presage_platform.demo import compare
+
+    counts = [count for count in compare(hospital, workspace, "etl") if count.kind != "table"]
+    assert {count.kind for count in counts} == {"excluded", "unmapped", "dead"}
+    assert {(count.kind, count.name): count.found for count in counts} == {
+        (count.kind, count.name): count.planted for count in counts
+    }
+    assert all(count.planted > 0 for count in counts if count.kind != "dead")
+
+
 def test_s43_every_label_equals_the_truth_to_the_second(workspace: Path, hospital: Path) -> None:
     from presage_platform.labeling.store import LabelStore
     from presage_platform.postgres.connection import open_database

@@ -133,6 +133,15 @@ def test_s36_who_died_between_the_exports_was_alive_in_the_first() -> None:
         assert "deceasedDateTime" in chart.entries[0].resource
 
 
+def test_s36_the_exports_have_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+    made = [
+        make(tmp_path / str(workers), workers=workers, patients=20, exports=2, modes=("fhir",)) for workers in (1, 2)
+    ]
+    files = [{path.relative_to(folder): path.read_bytes() for path in folder.glob("fhir/*/*")} for folder in made]
+    assert files[0] == files[1]
+    assert len(files[0]) > 60
+
+
 def test_s36_both_exports_together_are_the_full_one_and_have_its_truth(delivered: Path, tmp_path: Path) -> None:
     full = make(tmp_path / "full", patients=20, exports=1, grid=(32, 32, 32))
     together = by_key(delivered, EXPORT) | by_key(delivered, SECOND)
