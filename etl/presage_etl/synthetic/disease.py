@@ -21,7 +21,7 @@ CALCIUM, EMPHYSEMA = 900.0, -980.0
 FLUID_HU, SOLID_HU = (10.0, 20.0), (-50.0, 40.0)
 EMPHYSEMA_SHIFT = -95.0  # the whole lung darkens with emphysema: visible on coarse grids too
 MAX_EMPHYSEMA, MAX_LOG_CALCIUM = 45.0, 8.0
-NUM_BLOBS = 24
+NUM_BLOBS, NUM_TRIED = 24, 96
 MAX_NODULE_MM, NODULE_RANGE_MM = 25.0, 4.0
 BRONCHUS_MM, BRONCHUS_HU = 2.0, -950.0
 BRONCHI = ((0.8, 0.1, 0.6), (0.5, -0.7, -0.5), (0.3, 0.9, -0.2))
@@ -87,14 +87,19 @@ def draw_centres(lungs: list[Shape], others: list[Shape], rng: np.random.Generat
 
     In the body's own millimetres: a picture shows the same disease on every grid.
     """
-    found: list[Numbers] = []
+    bulk = np.array(lungs)[:, :6]
+    found = np.empty((0, 3))
     while len(found) <= NUM_BLOBS:
-        spot = _spot(lungs, rng, 0.95 * float(rng.random()) ** (1 / 3))
-        height = (spot[2] - lungs[0][2]) / lungs[0][5]  # from -1 to 1
-        is_kept = rng.random() < (1.1 + height) / 2.1 or not found
-        if is_kept and all(_outside(spot, shape, 1.0) for shape in others):
-            found.append(spot)
-    return np.array(found)
+        lung = bulk[rng.integers(len(bulk), size=NUM_TRIED)]
+        direction = rng.standard_normal((NUM_TRIED, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        place = 0.95 * rng.random((NUM_TRIED, 1)) ** (1 / 3) * direction  # in half axes of the lung
+        spots = lung[:, :3] + lung[:, 3:] * place
+        kept = rng.random(NUM_TRIED) < (1.1 + place[:, 2]) / 2.1
+        for shape in others:
+            kept &= (((spots - shape[:3]) / shape[3:6]) ** 2).sum(axis=1) > 1.0
+        found = np.concatenate([found, spots[kept]])
+    return found[: 1 + NUM_BLOBS]
 
 
 def _spot(lungs: list[Shape], rng: np.random.Generator, radius: float) -> Numbers:

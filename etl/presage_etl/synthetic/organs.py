@@ -22,6 +22,7 @@ CHAMBERS = (
     ((-0.58, -0.02, 0.10), (0.30, 0.40, 0.52), False),  # right atrium
 )
 VESSEL_RADII = (2.4, 1.7, 1.1)  # of a segment's artery and of what it forks into
+VESSEL_SPREADS = (0.13, 0.29, 0.35)  # how far each turns from where it came
 LOBE_HEIGHTS = (0.95, 0.25, -0.45, -1.0)
 LOBE_AZIMUTHS = (0.1, -0.85, 0.9, 0.35)
 
@@ -108,29 +109,17 @@ def _aorta(hu: float) -> list[Shape]:
 def vessels(anatomy: Anatomy) -> list[Shape]:
     """The tree of each lung: four vessels from the hilum, each forks twice; 56 tapered segments in all."""
     rng = np.random.Generator(np.random.Philox(anatomy.vessel_seed))
+    side = np.repeat([-1.0, 1.0], len(LOBE_HEIGHTS))
+    height, azimuth = np.tile(LOBE_HEIGHTS, 2), np.tile(LOBE_AZIMUTHS, 2)
+    heading = np.column_stack([side * 0.75 * np.cos(azimuth), 0.9 * np.sin(azimuth), height])
+    start = np.column_stack([side * 48.0 * anatomy.width, np.full(8, 10.0), np.full(8, 24.0)])
     shapes: list[Shape] = []
-    for side in (-1.0, 1.0):
-        hilum = np.array([side * 48.0 * anatomy.width, 10.0, 24.0])
-        for height, azimuth in zip(LOBE_HEIGHTS, LOBE_AZIMUTHS, strict=True):
-            heading = np.array([side * 0.75 * np.cos(azimuth), 0.9 * np.sin(azimuth), height])
-            _grow(shapes, rng, hilum, heading / np.linalg.norm(heading), anatomy.contrast.venous, 0)
+    for radius, spread in zip(VESSEL_RADII, VESSEL_SPREADS, strict=True):
+        heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+        heading = heading + spread * rng.standard_normal(heading.shape)
+        heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+        end = start + heading * rng.uniform(24.0, 36.0, (len(start), 1))
+        ends = np.column_stack([start, end]).tolist()
+        shapes += [(*both, radius, 0.75 * radius, anatomy.contrast.venous, WITHIN) for both in ends]
+        start, heading = np.repeat(end, 2, axis=0), np.repeat(heading, 2, axis=0)
     return shapes
-
-
-def _grow(
-    shapes: list[Shape],
-    rng: np.random.Generator,
-    start: np.ndarray,
-    heading: np.ndarray,
-    hu: float,
-    order: int,
-) -> None:
-    """One vessel and the two that it forks into."""
-    turned = heading + (0.22, 0.5, 0.6)[order] * rng.standard_normal(3) / np.sqrt(3)
-    turned /= np.linalg.norm(turned)
-    end = start + turned * rng.uniform(24.0, 36.0)
-    radius = VESSEL_RADII[order]
-    shapes.append((*start, *end, radius, 0.75 * radius, hu, WITHIN))
-    if order < 2:
-        for _ in range(2):
-            _grow(shapes, rng, end, turned, hu, order + 1)
