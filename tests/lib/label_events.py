@@ -106,8 +106,13 @@ def _above(rng: np.random.Generator, num_tasks: int, depth: int) -> list[set[int
     starts = np.searchsorted(level, np.arange(depth + 1))
     parents: list[NDArray[np.int64]] = []
     for task in range(num_tasks):
-        below = starts[level[task]]
-        parents.append(rng.integers(0, below, 1) if below else np.empty(0, dtype=np.int64))
+        below = int(starts[level[task]])
+        just_above = min(int(starts[max(level[task] - 1, 0)]), max(below - 1, 0))
+        # One parent a level up, so that chains are as long as there are levels; for one task in five another anywhere.
+        chosen = [int(rng.integers(just_above, below))] if below else []
+        if below and rng.random() < 0.2:
+            chosen.append(int(rng.integers(0, below)))
+        parents.append(np.array(chosen, dtype=np.int64))
     above: list[set[int]] = []
     for task in range(num_tasks):
         above.append({task}.union(*(above[int(parent)] for parent in parents[task])))

@@ -9,8 +9,6 @@ is there, only the shards that changed since are read again (`refresh.py`).
 from __future__ import annotations
 
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,34 +75,30 @@ def extract_snapshot(database: Database, settings: LabelingSettings, timeline_di
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         sides = side_tables.read(connection, data_cut_s=_declared_cut(settings))
         state = connection.execute("SELECT pg_export_snapshot()").fetchone()
-        n_shards = settings.n_shards or choose_n_shards(sum(count_rows(connection, database).values()))
+        expected = sum(count_rows(connection, database).values())
+        n_shards = settings.n_shards or choose_n_shards(expected)
         identity = extraction_settings(settings, sides.data_cut_s, n_shards, bins)
         lookup = ShardLookup(sides.person_id, n_shards)
         plan = refresh.plan(connection, database, settings, timeline_dir, sides, lookup, identity)
         parts = table_parts(connection, database)
         timeline_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder = Path(tempfile.mkdtemp(prefix="events-", suffix=".partial", dir=timeline_dir))
-        try:
-            with Spool(folder, lookup, sides.data_cut_s) as spool:
-                reader = Reader(database, str(state[0]) if state else "", settings, bins, spool)
-                changed = reader.read(parts, plan.changed)
-                if not plan.agrees(date_tables(EVENT_TABLES, plan.merged_counts(spool.counts))):
-                    # Most times of a table are midnights now, or are so no longer: that changes every shard.
-                    changed = reader.read(parts, plan.read_everything() - changed)
-                counts = plan.merged_counts(spool.counts)
-                spool.add_deaths(sides.death_rows, sorted(plan.changed))
-                spool.finish()
-                return write_snapshot(
-                    timeline_dir,
-                    _shards(spool, plan, date_tables(EVENT_TABLES, counts)),
-                    sides.tables if bins is None else {**sides.tables, "bins": bins.table},
-                    settings=identity,
-                    vocabulary_version=sides.vocabulary_version,
-                    counts=lambda: {**sides.counts, **counts_by_name(counts)},
-                    refresh=plan.remembered(counts),
-                )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with Spool(timeline_dir, lookup, sides.data_cut_s) as spool:
+            reader = Reader(database, str(state[0]) if state else "", settings, bins, spool, expected)
+            changed = reader.read(parts, plan.changed)
+            if not plan.agrees(date_tables(EVENT_TABLES, plan.merged_counts(spool.counts))):
+                # Most times of a table are midnights now, or are so no longer: that changes every shard.
+                changed = reader.read(parts, plan.read_everything() - changed)
+            counts = plan.merged_counts(spool.counts)
+            spool.add_deaths(sides.death_rows, sorted(plan.changed))
+            return write_snapshot(
+                timeline_dir,
+                _shards(spool, plan, date_tables(EVENT_TABLES, counts)),
+                sides.tables if bins is None else {**sides.tables, "bins": bins.table},
+                settings=identity,
+                vocabulary_version=sides.vocabulary_version,
+                counts=lambda: {**sides.counts, **counts_by_name(counts)},
+                refresh=plan.remembered(counts),
+            )
 
 
 def extraction_settings(
@@ -126,10 +120,16 @@ class Reader:
     """Reads parts of tables into a spool over several connections that see one state."""
 
     def __init__(
-        self, database: Database, state: str, settings: LabelingSettings, bins: ValueBins | None, spool: Spool
+        self,
+        database: Database,
+        state: str,
+        settings: LabelingSettings,
+        bins: ValueBins | None,
+        spool: Spool,
+        expected: int,
     ) -> None:
         self._database, self._state, self._settings = database, state, settings
-        self._bins, self._spool = bins, spool
+        self._bins, self._spool, self._expected = bins, spool, expected
 
     def read(self, parts: Sequence[Part], shards: set[int]) -> set[int]:
         """Read the rows of some shards (all of them without a condition) and return these shards."""
@@ -139,7 +139,8 @@ class Reader:
         for part in parts:
             work.put(part)
         failures: list[BaseException] = []
-        with Progress("extract", unit="rows") as bar:
+        total = self._expected if len(shards) == self._spool.n_shards else None
+        with Progress("extract", total=total, unit="rows") as bar:
 
             def run() -> None:
                 try:

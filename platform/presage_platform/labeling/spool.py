@@ -6,6 +6,8 @@ and dropped is counted per table and shard, so that a refresh can put the counts
 
 from __future__ import annotations
 
+import resource
+import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from presage_platform.errors import SettingsError
 from presage_platform.labeling.event_rows import EARLIEST_S, Batch, death_events, events_of, midnights, settle_midnights
 from presage_platform.labeling.event_tables import EventTable
 from presage_platform.labeling.timeline import EVENT_DTYPE, SortedShard, shard_of_person, sort_shard
@@ -24,6 +27,8 @@ from presage_platform.labeling.value_bins import ValueBins
 COUNTERS = ("rows", "early", "late", "unknown_person", "timed", "midnight")
 WIDE = 1 << 26
 UNKNOWN = -1
+SPARE_FILES = 256
+"""Open files that everything else may need."""
 
 
 class ShardLookup:
@@ -55,9 +60,13 @@ class Spool:
 
     def __init__(self, folder: Path, lookup: ShardLookup, data_cut_s: int) -> None:
         self.n_shards, self._lookup, self._data_cut_s = lookup.n_shards, lookup, data_cut_s
-        self._paths = [folder / f"{number:05d}.events" for number in range(self.n_shards)]
+        _allow_open_files(self.n_shards)
         self._open = ExitStack()
-        self._files = [self._open.enter_context(path.open("wb")) for path in self._paths]
+        # Files without a name: whatever happens to this process, their place on the disk is given back.
+        self._files = [
+            self._open.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - the stack closes it
+            for _ in range(self.n_shards)
+        ]
         self._lock = threading.Lock()
         self.counts: dict[str, dict[str, NDArray[np.int64]]] = {}
 
@@ -107,15 +116,14 @@ class Spool:
         for number in shards:
             self._files[number].write(events[shard == number].tobytes())
 
-    def finish(self) -> None:
-        """Close the files: nothing is added any more."""
-        self._open.close()
-
     def sorted_shard(self, number: int, date_tables: set[int]) -> SortedShard:
         """Return one shard's events in order, and give their place on the disk back."""
-        events = settle_midnights(np.fromfile(self._paths[number], dtype=EVENT_DTYPE), date_tables)
-        self._paths[number].unlink()
-        return sort_shard(events)
+        file = self._files[number]
+        file.seek(0)
+        events = np.frombuffer(bytearray(file.read()), dtype=EVENT_DTYPE)
+        file.seek(0)
+        file.truncate()
+        return sort_shard(settle_midnights(events, date_tables))
 
 
 def date_tables(tables: Iterable[EventTable], counts: Mapping[str, Mapping[str, NDArray[np.int64]]]) -> set[int]:
@@ -139,6 +147,19 @@ def counts_by_name(counts: Mapping[str, Mapping[str, NDArray[np.int64]]]) -> dic
     }
     dropped["dropped, person not in person"] = sum(int(mine["unknown_person"].sum()) for mine in counts.values())
     return read | {name: number for name, number in dropped.items() if number}
+
+
+def _allow_open_files(number: int) -> None:
+    """Let this process hold a file for every shard, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise SettingsError(
+                f"settings: {number} shards need as many open files, the system allows {hard}: set a smaller "
+                "[labeling] n_shards, or raise the limit (`ulimit -n`)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _home(person_id: NDArray[np.int64], shard: NDArray[np.int32], n_shards: int) -> NDArray[np.int32]:

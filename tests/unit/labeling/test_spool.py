@@ -39,7 +39,6 @@ def peak_of(folder: Path, n_shards: int) -> int:
     with Spool(folder, lookup, CUT) as spool:
         for batch in range(n_shards):
             spool.add(EVENT_TABLES[0], rows_of(batch, 2_000), "unmapped", None)
-        spool.finish()
         events = sum(len(spool.sorted_shard(number, set()).time) for number in range(n_shards))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -51,7 +50,20 @@ def test_l17_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> N
     """A batch on the way in, a shard on the way out: eight times the events need no more memory."""
     few, many = peak_of(tmp_path / "few", 4), peak_of(tmp_path / "many", 32)
     assert many < 1.5 * few  # shards differ a little in size, and each has a small write buffer
-    assert list((tmp_path / "many").iterdir()) == [], "a sorted shard's spill is gone"
+    assert list((tmp_path / "many").iterdir()) == [], "a spill has no name: a killed run leaves nothing"
+
+
+def test_l10_as_many_shards_as_files_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    from presage_platform.errors import SettingsError
+    from presage_platform.labeling import spool
+
+    limits = [(100, 4_096)]
+    monkeypatch.setattr(spool.resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(spool.resource, "setrlimit", lambda _, found: limits.append(found))
+    spool._allow_open_files(2_048)
+    assert limits[-1] == (2_048 + spool.SPARE_FILES, 4_096)
+    with pytest.raises(SettingsError, match="10000 shards need as many open files, the system allows 4096"):
+        spool._allow_open_files(10_000)
 
 
 def test_l09_the_order_of_batches_and_threads_changes_no_shard(tmp_path: Path) -> None:
@@ -68,7 +80,6 @@ def test_l09_the_order_of_batches_and_threads_changes_no_shard(tmp_path: Path) -
                 thread.start()
             for thread in threads:
                 thread.join()
-            spool.finish()
             found.append([spool.sorted_shard(number, set()).sha256 for number in range(4)])
     assert found[0] == found[1]
 
