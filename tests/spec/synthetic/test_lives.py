@@ -183,7 +183,7 @@ def test_s15_the_record_ends_with_death_loss_or_the_cut() -> None:
 def test_s15_few_deaths_come_from_a_registry_few_events_after_death_and_some_records_end_with_the_scan() -> None:
     shares = []
     for preset in ("small", "demo"):
-        _, _, histories = lives(preset, 3000)
+        _, _, histories = lives(preset, 1500)
         dead = [history for history in histories if history.death != NEVER]
         registry = np.mean([history.death > history.end for history in dead])
         late = np.mean([any(d.visit == NEVER for d in history.diagnoses) for history in histories])

@@ -100,6 +100,26 @@ def test_s5_scans_and_births_lie_in_the_calendar_and_some_evenings_are_another_d
     assert Counter(row["other_day_in_utc"] for row in truth(hospital, "scans"))[True] > 0
 
 
+def test_s5_the_record_begins_in_2005_and_ends_with_the_cut(hospital: Path) -> None:
+    """Every time of every resource, births and what was planted aside; meta tells when the resource was written."""
+    first, last = date(2005, 1, 1), date(2023, 12, 31)
+    planted = {row["where"] for row in truth(hospital, "planted_fhir") if "where" in row}
+    seen: set[int] = set()
+    for kind in ("Encounter", "Observation", "Procedure", "MedicationRequest", "Immunization", "ImagingStudy"):
+        for resource in resources(hospital, kind):
+            if f"{kind}/{resource['id']}" in planted:
+                continue
+            texts = [resource.get(name) for name in ("effectiveDateTime", "performedDateTime", "authoredOn", "started")]
+            texts += [resource.get("occurrenceDateTime"), *resource.get("period", {}).values()]
+            for day in (date.fromisoformat(text[:10]) for text in texts if isinstance(text, str) and len(text) >= 10):
+                seen.add(day.year)
+                assert first <= day <= last, kind
+    assert {2012, 2023} <= seen
+    offsets = {text[-6:] for r in resources(hospital, "ImagingStudy") if len(text := r["started"]) > 10}
+    assert offsets <= {"-05:00", "-04:00"}
+    assert len(offsets) == 2
+
+
 def test_s51_no_other_code_names_the_truth_folder() -> None:
     roots = [Path("platform/presage_platform"), Path("modeling/presage_modeling"), Path("etl/presage_etl")]
     offenders = [
