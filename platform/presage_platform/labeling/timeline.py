@@ -105,6 +105,18 @@ def sort_shard(events: NDArray[Any]) -> SortedShard:
     return SortedShard(persons, offset, concepts[concept], rest - first, kinds[kind])
 
 
+def rank_of(known: NDArray[np.int64], values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the position of each value among known ones, which are ascending and hold them all."""
+    low = int(known[0]) if len(known) else 0
+    width = int(known[-1]) - low + 1 if len(known) else 0
+    if width > WIDE:
+        return np.searchsorted(known, values).astype(np.int32)
+    table = np.empty(width, dtype=np.int32)  # filled where a value is known, and read nowhere else
+    table[known - low] = np.arange(len(known))
+    ranks: NDArray[np.int32] = table[values.astype(np.int64) - low]
+    return ranks
+
+
 def number_values(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the distinct values, ascending, and the number of each among them; by a table where they lie close."""
     low = int(values.min()) if len(values) else 0
@@ -245,10 +257,11 @@ class Snapshot:
 
     def _read_shard(self, number: int) -> SortedShard:
         table = pq.read_table(self.path / f"shard-{number:05d}.parquet")
-        persons, first = np.unique(_array(table, "person_id"), return_index=True)
+        person = _array(table, "person_id")  # sorted: a person begins where the id changes
+        first = np.flatnonzero(np.concatenate([[True], person[1:] != person[:-1]])[: len(person)])
         return SortedShard(
-            person_id=persons,
-            offset=np.concatenate([first, [table.num_rows]]).astype(np.int64),
+            person_id=person[first],
+            offset=np.concatenate([first, [len(person)]]).astype(np.int64),
             concept=np.asarray(table.column("concept")).astype(np.int32, copy=False),
             time=_array(table, "time"),
             flags=np.asarray(table.column("flags")).astype(np.uint8, copy=False),
@@ -259,7 +272,7 @@ class Snapshot:
         partial = folder.with_suffix(f".{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        dense = np.searchsorted(self.concepts, shard.concept).astype(np.int32)
+        dense = rank_of(self.concepts, shard.concept)
         arrays: tuple[NDArray[Any], ...] = (shard.person_id, shard.offset, dense, shard.time, shard.flags)
         for name, values in zip(ARRAYS, arrays, strict=True):
             np.save(partial / f"{name}.npy", values)

@@ -186,7 +186,11 @@ def test_l16_a_failed_extraction_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_l12_the_cached_arrays_are_the_parquet_shard_with_dense_concepts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wide", [timeline.WIDE, 0])
+def test_l12_the_cached_arrays_are_the_parquet_shard_with_dense_concepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: int
+) -> None:
+    monkeypatch.setattr(timeline, "WIDE", wide)
     made = snapshot(tmp_path, (1, 10, 900, 0), (2, 20, 500, 8), (2, 30, 900, 1))
     shard = made.shard(0)
     assert made.concepts.tolist() == [500, 900]
