@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import presage_etl.synthetic.scale
 from presage_etl.synthetic.hazards import build_model
 from presage_etl.synthetic.parameters import Parameters, read_parameters
 from presage_etl.synthetic.scale.cohort import make_cohort
@@ -144,6 +146,20 @@ def test_s46_a_person_has_the_same_events_whatever_the_number_of_shards(
         pq.read_table(folder / "truth" / "first_occurrence_sample.parquet") for folder in (cohort, four.path.parents[1])
     ]
     assert samples[0].equals(samples[1])
+
+
+def test_s52_only_the_writer_of_snapshots_touches_the_labeling_and_nothing_reads_labels() -> None:
+    folder = Path(str(presage_etl.synthetic.scale.__file__)).parent
+    imported = {
+        (path.name, node.module)
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("presage_platform.labeling")
+    }
+    assert imported == {
+        ("snapshot.py", "presage_platform.labeling.timeline"),
+        ("snapshot.py", "presage_platform.labeling.timeline_writer"),
+    }
 
 
 def test_s46_options_of_one_mode_are_refused_in_another() -> None:
