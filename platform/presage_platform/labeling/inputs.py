@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from psycopg import errors
 
 from presage_platform.errors import InputError, IntegrityError
 from presage_platform.labeling.exclusions import locked_concepts
@@ -56,7 +57,13 @@ def read_from_database(
     from presage_platform.labeling.extraction import extract_snapshot
 
     start = time.perf_counter()
-    snapshot = extract_snapshot(database, settings.labeling, settings.timeline_dir)
+    try:
+        snapshot = extract_snapshot(database, settings.labeling, settings.timeline_dir)
+    except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.DatatypeMismatch):
+        raise InputError(
+            "cdm: a table or column that labels are made from is missing or of another type, expected the CDM 5.4: run "
+            "`platform db upgrade`"
+        ) from None
     seconds = {"snapshot": round(time.perf_counter() - start, 3)}
     _refuse_empty(snapshot)
     paper = settings.labeling.mode in PAPER_MODES

@@ -6,6 +6,7 @@ that the kernel uses, so that a wrong condition in a query cannot leak the futur
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from presage_platform.errors import DiskFullError
 from presage_platform.labeling.event import SECONDS_PER_DAY, Event, Mask, State
 from presage_platform.labeling.semantics import (
     NEVER,
@@ -219,9 +221,7 @@ def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], notes: Mapping[s
     for name, table in outcomes.items():
         if table.column("study_id").to_pylist() != studies.column("study_id").to_pylist():
             raise ValueError(f"outcome {name}: rows are not those of studies.parquet")
-        partial = store / "outcomes" / f"{name}.partial"
-        pq.write_table(table, partial, compression="zstd")
-        partial.rename(store / "outcomes" / f"{name}.parquet")
+        _write_rows(store / "outcomes" / f"{name}.parquet", table)
         words = np.asarray(table.column("state").to_pylist())
         document[name] = {
             **notes[name],
@@ -231,6 +231,18 @@ def add_outcomes(store: Path, outcomes: Mapping[str, pa.Table], notes: Mapping[s
             },
         }
     write_notes(store, document)
+
+
+def _write_rows(path: Path, table: pa.Table) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        partial.rename(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError("disk: no space left while outcomes were written; free some and run again") from None
+        raise
 
 
 def read_notes(store: Path) -> dict[str, Any]:

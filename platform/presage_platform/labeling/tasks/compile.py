@@ -71,7 +71,8 @@ def compile_task(task: Task) -> Compiled:
         if sql is None:
             continue
         try:
-            tree: Any = check_query(sql, block=name, relations=relations, parameters=declared)
+            line = task.line_of(name) if task.has_body else 1
+            tree: Any = check_query(sql, block=name, relations=relations, parameters=declared, first_line=line)
             _require_values(task, name, tree.named_selects)
         except TaskError as error:
             raise TaskError(f"task {task.name}: {error}") from None

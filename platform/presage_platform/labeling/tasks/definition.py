@@ -32,6 +32,7 @@ MAX_BYTES = 64 * 1024
 NAME = re.compile(r"[a-z][a-z0-9_]{2,62}")
 FRONT_MATTER = re.compile(r"\A/\*---[ \t]*\n(?P<yaml>.*?)\n---\*/[ \t]*(?:\n(?P<body>.*))?\Z", re.DOTALL)
 BLOCK = re.compile(r"^--[ \t]*@(?P<name>at_risk|censor)[ \t]*$", re.MULTILINE)
+BLOCK_AT = {name: re.compile(rf"^--[ \t]*@{name}[ \t]*$", re.MULTILINE) for name in ("at_risk", "censor")}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Task:
     at_risk: str | None
     censor: str | None
     source: str
+
+    def line_of(self, block: str) -> int:
+        """Return the line of the file on which the text of a block (`body`, `at_risk`, `censor`) begins."""
+        text = {"body": self.body, "at_risk": self.at_risk, "censor": self.censor}[block] or ""
+        after = self.source.index("\n---*/") + len("\n---*/")
+        marker = BLOCK_AT[block].search(self.source, after) if block in BLOCK_AT else None
+        start = self.source.find(text, marker.end() if marker else after) if text else 0
+        return self.source.count("\n", 0, max(start, 0)) + 1
 
     @property
     def name(self) -> str:

@@ -91,7 +91,7 @@ class Refusal:
     message: str
 
 
-def check_query(sql: str, *, block: str, relations: Columns, parameters: set[str]) -> exp.Expr:
+def check_query(sql: str, *, block: str, relations: Columns, parameters: set[str], first_line: int = 1) -> exp.Expr:
     """Return the syntax tree of a query that passes Q1–Q11.
 
     Parameters
@@ -104,6 +104,8 @@ def check_query(sql: str, *, block: str, relations: Columns, parameters: set[str
         Every relation that the query may read, with its columns and their types.
     parameters
         Declared scalars; all must be used, and no others.
+    first_line
+        Line of the file on which the query begins.
 
     Raises
     ------
@@ -112,7 +114,8 @@ def check_query(sql: str, *, block: str, relations: Columns, parameters: set[str
     """
     refusal = first_refusal(sql, block=block, relations=relations, parameters=parameters)
     if refusal is not None:
-        raise TaskError(f"{refusal.rule} {refusal.line}:{refusal.column} {refusal.message}")
+        line = first_line + refusal.line - 1
+        raise TaskError(f"{refusal.rule} {line}:{refusal.column} {refusal.message}")
     return sqlglot.parse_one(sql, dialect="postgres")
 
 

@@ -246,3 +246,18 @@ def test_l63_a_root_that_resolves_to_generalised_edema_is_a_warning_too() -> Non
     plain = task('concept_sets: {a: {include: ["ICD10CM:R60.1"]}}\n')
     lock = Lock({"concept_sets": {"a": {"concept_ids": [433595], "roots": [{"concept_id": 433595}]}}})
     assert warnings_of(plain) == [] and warnings_of(plain, lock) == [EDEMA_WARNING]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (BODY.replace("i.study_id,", "i.study_id, pg_sleep(1) as value,"), "Q7 7:20"),
+        ("\n" + BODY.replace("c.condition_start_date", "\n pg_sleep(1)"), "Q7 9:2"),
+        (BODY + "\n-- @at_risk\n\nselect study_id, nowhere as risk_start_date\nfrom task_index", "Q9 11:"),
+        (BODY + "\n-- @at_risk\nselect study_id, t0_date as risk_start_date from task_index\n"
+         "-- @censor\nselect study_id, t0_date as censor_date\nfrom other", "Q6 13:6"),
+    ],
+)  # fmt: skip
+def test_l67_a_refusal_names_the_line_of_the_file(text: str, place: str) -> None:
+    with pytest.raises(TaskError, match=rf"^task t_probe: {place}"):
+        compile_task(task(body=text))
