@@ -32,6 +32,10 @@ def label(
     skip_tests: Annotated[bool, typer.Option("--skip-tests", help="Do not run the tasks' own tests; noted.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when the leak audit raises an alarm.")] = False,
     new_split: Annotated[bool, typer.Option("--new-split", help="Split these persons again.")] = False,
+    export: Annotated[
+        str | None, typer.Option("--export", help="Write existing outcomes as `meds` labels or OMOP `cohort` rows.")
+    ] = None,
+    horizon: Annotated[str, typer.Option("--horizon", help="Of MEDS labels, in days, commas between.")] = "365d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, sizes and times; write nothing.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read existing labels again and compare hashes.")] = False,
     workspace: Workspace = None,
@@ -47,6 +51,9 @@ def label(
     settings = _with_anchors(_with_bins(read_settings(workspace), bins), anchors)
     if verify:
         _print(command.verify(settings), as_json)
+        return
+    if export is not None:
+        _print(command.export(settings, export, horizon), as_json)
         return
     request = command.Request(
         index=index,

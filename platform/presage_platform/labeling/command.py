@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,36 @@ def plan(settings: Settings, request: Request) -> Message:
         "nothing was written",
     ]
     return message
+
+
+def export(settings: Settings, kind: str, horizons: str) -> Any:
+    """Write the outcomes of the workspace's labels in the form of another tool.
+
+    Raises
+    ------
+    UsageError
+        If the form or a horizon is unknown.
+    """
+    from presage_platform.labeling.cohorts import export_cohorts
+    from presage_platform.labeling.meds import export_meds
+    from presage_platform.labeling.store import open_labels
+
+    if kind == "meds":
+        labels = open_labels(settings)
+        return export_meds(labels, settings.workspace / "exports" / f"meds-{labels.label_hash}", _horizons(horizons))
+    if kind == "cohort":
+        labels = open_labels(settings)
+        with open_database(settings, command="label") as database:
+            return export_cohorts(labels, database)
+    raise UsageError(f"usage: --export {kind}: expected meds or cohort")
+
+
+def _horizons(text: str) -> list[float]:
+    found = [re.fullmatch(r"(\d+(?:\.\d+)?)d?", part.strip()) for part in text.split(",")]
+    days = [float(match.group(1)) for match in found if match]
+    if len(days) < len(found) or min(days) <= 0:
+        raise UsageError(f"usage: --horizon {text}: expected days above 0, for example 365d or 30d,365d")
+    return days
 
 
 def verify(settings: Settings) -> Message:
