@@ -168,7 +168,8 @@ class LabelingSettings(Section):
 class ParallelSettings(Section):
     """`[parallel]`: how heavy stages are mapped over partitions."""
 
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "dask", "ray", "spark"] = "local"
+    address: str | None = None
     workers: int | None = Field(default=None, ge=1)
 
 

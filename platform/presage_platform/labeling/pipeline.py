@@ -206,8 +206,13 @@ def run_kernel(snapshot: Snapshot, prepared: Prepared, ontology: ConceptTasks, s
         )
         for number in range(snapshot.n_shards)
     )
-    workers = 1 if snapshot.n_shards == 1 else settings.parallel.workers
-    found = dict(map_partitions(label_job, jobs, workers=workers, engine=settings.parallel.engine))
+    parallel = settings.parallel
+    if snapshot.n_shards == 1:
+        found = dict(map(label_job, jobs))
+    else:
+        found = dict(
+            map_partitions(label_job, jobs, workers=parallel.workers, engine=parallel.engine, address=parallel.address)
+        )
     return [found[number] for number in range(snapshot.n_shards)]
 
 
