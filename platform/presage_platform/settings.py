@@ -13,7 +13,7 @@ import secrets
 import tomllib
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -150,12 +150,19 @@ class LabelingSettings(Section):
     value_bins: Path | None = None
     bins: int | tuple[float, ...] = 8
     anchor: Literal["ct", "paper"] = "ct"
-    anchors: Annotated[int, Field(ge=1)] | Literal["all"] = 200_000
+    anchors: int | Literal["all"] = 200_000
     connections: int = Field(default=2, ge=1)
     refresh: Literal["auto", "fingerprint", "off"] = "auto"
     min_cell: int = Field(default=11, ge=1)
     max_cost: float = Field(default=1e8, gt=0)
     max_rows: float = Field(default=1e7, gt=0)
+
+    @field_validator("anchors")
+    @classmethod
+    def _some_anchors(cls, anchors: int | Literal["all"]) -> int | Literal["all"]:
+        if anchors != "all" and anchors < 1:
+            raise ValueError("expected a number of anchors of at least 1, or all")
+        return anchors
 
     @field_validator("split_fractions")
     @classmethod

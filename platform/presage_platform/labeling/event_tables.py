@@ -27,6 +27,7 @@ from sqlalchemy import or_ as any_of
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TIMESTAMP, Text
 
+from presage_platform.errors import SettingsError
 from presage_platform.omop import tables as cdm
 
 if TYPE_CHECKING:
@@ -125,6 +126,26 @@ def schema_of(source: EventTable, database: Database) -> str:
     """Return the schema of a table in a database."""
     declared = str(source.table.schema)
     return database.schemas.translation.get(declared, declared)
+
+
+def check_filters(settings: LabelingSettings) -> None:
+    """Refuse a filter of a table that makes no events, or that has no such column.
+
+    Raises
+    ------
+    SettingsError
+        Naming the setting and the tables that it may name.
+    """
+    allowed = {
+        "type_concept": [source.name for source in EVENT_TABLES],
+        "status_concept": [source.name for source in EVENT_TABLES if source.status is not None],
+    }
+    for setting, names in allowed.items():
+        unknown = sorted(set(getattr(settings, setting)) - set(names))
+        if unknown:
+            raise SettingsError(
+                f"settings: labeling.{setting} names {', '.join(unknown)}, expected one of {', '.join(names)}"
+            )
 
 
 def between_pages(source: EventTable, first: int, stop: int | None, database: Database) -> ColumnElement[bool]:

@@ -27,6 +27,7 @@ from presage_platform.labeling.event_tables import (
     EVENT_TABLES,
     EventTable,
     between_pages,
+    check_filters,
     event_query,
     literal_sql,
     schema_of,
@@ -69,7 +70,10 @@ def extract_snapshot(database: Database, settings: LabelingSettings, timeline_di
     ------
     InputError
         If the database lacks what labels need: persons, observation periods, a data cut.
+    SettingsError
+        If a filter names a table that makes no events.
     """
+    check_filters(settings)
     bins = None if settings.value_bins is None else read_bins(settings.value_bins)
     with database.connect() as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from presage_platform.errors import IntegrityError
+from presage_platform.errors import IntegrityError, SettingsError, UsageError
 from presage_platform.labeling import Event
+from presage_platform.labeling.anchors import day_boundaries
 from presage_platform.labeling.bins import (
     base_rates,
     bin_of,
@@ -18,9 +19,11 @@ from presage_platform.labeling.bins import (
     fit_bins,
     quantile_edges,
 )
+from presage_platform.labeling.cli import _with_anchors
 from presage_platform.labeling.outcomes import Candidates, add_outcomes, age_mask, outcome_rows, sex_mask
 from presage_platform.labeling.semantics import risk_windows
 from presage_platform.labeling.store import LabelStore
+from presage_platform.settings import parse_settings
 from tests.lib.labels import Study, small_store
 from tests.lib.timelines import Happening, Person, Record, Scan, at, day_end, is_date, one, policy
 
@@ -197,3 +200,22 @@ def test_l93_rows_of_another_index_are_refused(tmp_path: Path) -> None:
     store = small_store(tmp_path, [Study(99, end_s=10)], num_tasks=1)
     with pytest.raises(ValueError, match="rows are not those"):
         add_outcomes(store, {"t": rows}, {"t": {"outcome_hash": "x"}})
+
+
+@pytest.mark.parametrize(("given", "anchors"), [("all", "all"), ("5000", 5000), (None, 200_000)])
+def test_l53_anchors_are_named_on_the_command_line(tmp_path: Path, given: str | None, anchors: Any) -> None:
+    settings = parse_settings(tmp_path, {}, environment={})
+    assert _with_anchors(settings, given).labeling.anchors == anchors
+    for wrong in ("0", "-1", "some"):
+        with pytest.raises(UsageError, match="--anchors"):
+            _with_anchors(settings, wrong)
+    with pytest.raises(SettingsError, match="at least 1"):
+        parse_settings(tmp_path, {"labeling": {"anchors": 0}}, environment={})
+
+
+def test_l53_day_boundaries_start_a_day_after_birth_and_end_before_the_last_day() -> None:
+    """Days 10, 12 and 15 are recorded: after the last one nothing can happen."""
+    days = np.array([10, 12, 15])
+    assert day_boundaries(days, None).tolist() == [11 * DAY - 1, 13 * DAY - 1]
+    assert day_boundaries(days, 10).tolist() == [13 * DAY - 1]
+    assert day_boundaries(days[:1], None).tolist() == []

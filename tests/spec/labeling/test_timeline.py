@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from presage_platform.errors import IntegrityError
+from presage_platform.errors import IntegrityError, SettingsError
 from presage_platform.labeling import timeline
 from presage_platform.labeling.event_rows import MIDNIGHT, events_of, settle_midnights
-from presage_platform.labeling.event_tables import EVENT_TABLES
+from presage_platform.labeling.event_tables import EVENT_TABLES, check_filters
 from presage_platform.labeling.side_tables import deaths, visits
 from presage_platform.labeling.timeline import (
     EVENT_DTYPE,
@@ -22,6 +22,7 @@ from presage_platform.labeling.timeline import (
     sort_shard,
 )
 from presage_platform.labeling.timeline_writer import count_posthumous, stage_shard, write_snapshot
+from presage_platform.settings import LabelingSettings
 from tests.lib.timelines import at, day_end
 
 CUT = day_end("2024-12-31")
@@ -49,6 +50,22 @@ def test_l07_source_concepts(policy: str, found: list[tuple[int, int]]) -> None:
         rows["source_concept"][:] = 0
     made = events_of(rows, 0, policy)
     assert sorted((int(e["concept"]), int(e["flags"]) & 16) for e in made) == found
+
+
+@pytest.mark.parametrize(
+    ("filters", "words"),
+    [
+        (
+            {"type_concept": {"conditions": (1,)}},
+            "type_concept names conditions, expected one of condition_occurrence,",
+        ),
+        ({"status_concept": {"measurement": (1,)}}, "status_concept names measurement, expected one of condition_occ"),
+    ],
+)
+def test_l07_a_filter_of_an_unknown_table_is_refused(filters: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        check_filters(LabelingSettings(**filters))
+    check_filters(LabelingSettings(type_concept={"measurement": (1,)}, status_concept={"condition_occurrence": (2,)}))
 
 
 def test_l07_every_table_has_its_bit() -> None:
