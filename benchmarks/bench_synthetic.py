@@ -178,8 +178,8 @@ def timeline(arguments: argparse.Namespace) -> Result:
     rates, cpu, events = [], [], 0
     for _ in range(arguments.runs):
         run_cpu, run_wall, events = made(arguments.persons)
-        rates.append((events - fixed[2]) / max(run_wall - fixed[1], 1e-9))
-        cpu.append((events - fixed[2]) / max(run_cpu - fixed[0], 1e-9))
+        rates.append(_rate(events - fixed[2], run_wall, fixed[1]))
+        cpu.append(_rate(events - fixed[2], run_cpu, fixed[0]))
     return _spread("events_per_s_a_core", rates, digits=0) | {
         "events": events,
         "persons": arguments.persons,
@@ -204,10 +204,10 @@ def volumes(arguments: argparse.Namespace) -> Result:
     fixed = made(painted)
     megabytes = (arguments.volumes - painted) * float(np.prod(grid)) * 2 / 1e6  # type: ignore[arg-type]
     runs = [made(arguments.volumes) for _ in range(arguments.runs)]
-    return _spread("derived_mb_per_s_a_core", [megabytes / max(wall - fixed[1], 1e-9) for _, wall in runs]) | {
+    return _spread("derived_mb_per_s_a_core", [_rate(megabytes, wall, fixed[1]) for _, wall in runs]) | {
         "grid": list(grid or ()),
         "volumes": arguments.volumes,
-        "mb_per_cpu_s": round(statistics.median(megabytes / max(cpu - fixed[0], 1e-9) for cpu, _ in runs), 1),
+        "mb_per_cpu_s": round(statistics.median(_rate(megabytes, cpu, fixed[0]) for cpu, _ in runs), 1),
         "peak_mb": round(_peak_mb(), 1),
     }
 
@@ -335,6 +335,13 @@ def _spread(name: str, values: list[float], digits: int = 1) -> Result:
     """Median and range of the runs."""
     rounded = [round(value, digits) for value in values]
     return {name: round(statistics.median(values), digits), f"{name}_runs": sorted(rounded)}
+
+
+def _rate(amount: float, seconds: float, fixed_s: float) -> float:
+    """Amount a second beyond a fixed cost, which must not be most of what was measured."""
+    if seconds < 2 * fixed_s:
+        sys.exit(f"a run took {seconds:.2f} s, {fixed_s:.2f} s of it a fixed cost: too short to measure, ask for more")
+    return amount / (seconds - fixed_s)
 
 
 def _misses(name: str, value: Any) -> bool:
