@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sqlglot import exp
+from sqlglot.errors import ParseError
 
 from presage_platform.labeling.tasks import guard
 from presage_platform.labeling.tasks.guard import (
@@ -217,6 +218,39 @@ def test_l60_a_declared_parameter_passes_and_another_does_not() -> None:
 def test_l67_line_and_column_are_those_of_the_fault(query: str, rule: str, line: int, column: int) -> None:
     found = refused(query)
     assert found is not None and (found.rule, found.line, found.column) == (rule, line, column)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", Refusal("Q1", 1, 1, "is empty, expected one SELECT")),
+        ("select 'open", Refusal("Q1", 1, 1, "cannot be read: an unclosed quote or comment")),
+        (f"{S}\n {T}\nwhere\n (", Refusal("Q1", 4, 2, "cannot be parsed as one SELECT")),
+    ],
+)
+def test_l67_a_refusal_says_what_was_found_and_where(query: str, expected: Refusal) -> None:
+    assert refused(query) == expected
+
+
+def test_l67_a_column_that_does_not_resolve_is_named() -> None:
+    found = refused("select nothing as study_id, t0_date as event_date from task_index")
+    assert found is not None and found.rule == "Q9"
+    assert found.message == "a column does not resolve: Column 'nothing' could not be resolved"
+
+
+def test_l67_a_parser_that_names_no_place_points_at_the_first_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ParseError("somewhere")
+
+    monkeypatch.setattr(guard.sqlglot, "parse", refuse)
+    assert refused(f"{S} {T}") == Refusal("Q1", 1, 1, "cannot be parsed as one SELECT")
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+def test_l67_any_number_of_statements_but_one_is_q2(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens show a semicolon first; a parser that splits otherwise is no way around."""
+    monkeypatch.setattr(guard.sqlglot, "parse", lambda *_, **__: [None, *[exp.Select()] * number])
+    assert refused(f"{S} {T}") == Refusal("Q2", 1, 1, f"{number} statements, expected exactly one")
 
 
 @pytest.mark.parametrize(
