@@ -40,14 +40,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from presage_etl.synthetic.export import EXPORT, SECOND_EXPORT
-from presage_etl.synthetic.hazards import build_model
-from presage_etl.synthetic.images import ImageTask, make_images, picture
+from presage_etl.synthetic.lives.hazards import build_model
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import Parameters, parse_grid, read_parameters
-from presage_etl.synthetic.persons import draw_person
+from presage_etl.synthetic.pictures.images import ImageTask, make_images, picture
+from presage_etl.synthetic.pictures.scanner import draw_acquisition, scan
+from presage_etl.synthetic.records.export import EXPORT, SECOND_EXPORT
 from presage_etl.synthetic.scale.cohort import make_cohort
 from presage_etl.synthetic.scale.phantoms import make_volumes, to_ras
-from presage_etl.synthetic.scanner import draw_acquisition, scan
 from presage_etl.synthetic.shards import ShardTask, make_shard, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
 

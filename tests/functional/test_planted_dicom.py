@@ -21,7 +21,7 @@ import pytest
 
 from presage_etl.dicom.candidate import Candidate
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.planted_dicom import CASES
+from presage_etl.synthetic.planted.dicom import CASES
 from presage_etl.synthetic.synth import make_hospital
 from tests.lib.synthetic import truth
 

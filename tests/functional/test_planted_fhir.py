@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from presage_etl.synthetic.planted_fhir import CASES
+from presage_etl.synthetic.planted.fhir import CASES
 from tests.lib.cdm_oracle import Generated, Loaded, differences
 from tests.lib.synthetic import truth
 
@@ -138,7 +138,7 @@ def test_s38_the_rows_of_what_was_planted_are_those_of_the_oracle(hospital: Path
 
 
 def test_s38_a_long_text_is_kept_whole_beside_the_row_that_holds_its_beginning(connection: Any) -> None:
-    from presage_etl.synthetic.planted_resources import CODE_TEXT
+    from presage_etl.synthetic.planted.resources import CODE_TEXT
 
     assert len(CODE_TEXT) == 300
     (whole,) = connection.execute("SELECT value FROM long_value").fetchone()

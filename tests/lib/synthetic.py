@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from presage_etl.synthetic.events import History, simulate
-from presage_etl.synthetic.hazards import Model, build_model
+from presage_etl.synthetic.lives.events import History, simulate
+from presage_etl.synthetic.lives.hazards import Model, build_model
+from presage_etl.synthetic.lives.persons import Person, draw_person
 from presage_etl.synthetic.parameters import Parameters, read_parameters
-from presage_etl.synthetic.persons import Person, draw_person
 from presage_etl.synthetic.synth import make_hospital
 
 EXPORT = Path("fhir") / "export-1"
@@ -53,8 +53,8 @@ def lines_of(hospital: Path, *, export: Path = EXPORT) -> Iterator[dict[str, Any
 
 def keys_of(value: Any, hospital: Path | None = None) -> Iterator[str]:
     """What the references within a value name, as Type/id: relative, absolute, versioned, or by urn:uuid."""
-    from presage_etl.synthetic.fhir_forms import urn
     from presage_etl.synthetic.identifiers import BASE_URL
+    from presage_etl.synthetic.records.fhir_forms import urn
 
     if isinstance(value, dict):
         name = value.get("reference")
@@ -107,8 +107,8 @@ def best_linear_auroc(scores: NDArray[np.float64], present: NDArray[np.bool_]) -
 
 def volume_of(parameters: Parameters, person: Person) -> NDArray[np.int16]:
     """The Hounsfield volume of a person's first scan, without its files."""
-    from presage_etl.synthetic.images import picture
-    from presage_etl.synthetic.scanner import draw_acquisition, scan
+    from presage_etl.synthetic.pictures.images import picture
+    from presage_etl.synthetic.pictures.scanner import draw_acquisition, scan
     from presage_etl.synthetic.streams import Stage, stream
 
     planned = person.scans[0]

@@ -119,7 +119,7 @@ def _named(out: Path | None) -> Path:
 
 
 def _write_oracles(hospital: Path, out: Path, workspace: Path | None, as_json: bool) -> None:
-    from presage_etl.synthetic.oracle import write_predictions
+    from presage_etl.synthetic.answers.oracle import write_predictions
     from presage_platform.settings import read_settings
 
     counts = write_predictions(hospital, out, read_settings(workspace))

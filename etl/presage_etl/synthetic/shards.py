@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from presage_etl.synthetic.chart import build_chart, knows_study
-from presage_etl.synthetic.chart_entries import Chart, Charted
+from presage_etl.synthetic.answers.true_labels import Label, concept_labels, headline_labels, observe
+from presage_etl.synthetic.answers.true_outcomes import other_views, outcome_labels
 from presage_etl.synthetic.clock import YEAR_S, day_of, utc_day
-from presage_etl.synthetic.codebook import Codebook
-from presage_etl.synthetic.events import NEVER, History, simulate
-from presage_etl.synthetic.export import EXPORT, Counts, write_shard
-from presage_etl.synthetic.hazards import Model
 from presage_etl.synthetic.identifiers import accession, series_uid, study_key, study_uid
-from presage_etl.synthetic.omop import Row
-from presage_etl.synthetic.omop_derived import derived_rows, ingredients
-from presage_etl.synthetic.omop_files import Tables, keyed_tables
+from presage_etl.synthetic.lives.events import NEVER, History, simulate
+from presage_etl.synthetic.lives.hazards import Model
+from presage_etl.synthetic.lives.persons import Person, Scan, draw_person
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.persons import Person, Scan, draw_person
-from presage_etl.synthetic.planted_fhir import outcomes, plant, write_files
-from presage_etl.synthetic.record_counts import RecordCounts
-from presage_etl.synthetic.true_labels import Label, concept_labels, headline_labels, observe
-from presage_etl.synthetic.true_outcomes import other_views, outcome_labels
-from presage_etl.synthetic.vocabulary import build_vocabulary
+from presage_etl.synthetic.planted.fhir import outcomes, plant, write_files
+from presage_etl.synthetic.records.chart import build_chart, knows_study
+from presage_etl.synthetic.records.chart_entries import Chart, Charted
+from presage_etl.synthetic.records.codebook import Codebook
+from presage_etl.synthetic.records.export import EXPORT, Counts, write_shard
+from presage_etl.synthetic.records.omop import Row
+from presage_etl.synthetic.records.omop_derived import derived_rows, ingredients
+from presage_etl.synthetic.records.omop_files import Tables, keyed_tables
+from presage_etl.synthetic.records.record_counts import RecordCounts
+from presage_etl.synthetic.records.vocabulary import build_vocabulary
 
 FIRST_ORPHAN = 5_000_000  # persons whom the EHR does not know have numbers of their own
 

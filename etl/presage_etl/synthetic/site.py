@@ -12,7 +12,7 @@ from presage_etl.synthetic.identifiers import (
     PATIENT_ISSUER,
 )
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.vocabulary import DEMO
+from presage_etl.synthetic.records.vocabulary import DEMO
 
 FEWEST_EVENTS, PERSONS_AN_EVENT = 3, 40
 """A small hospital has few events: a task then needs one event in forty persons, and never fewer than three."""

@@ -15,20 +15,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from presage_etl.synthetic import ceilings, oracle, truth
-from presage_etl.synthetic.athena import write_vocabulary
-from presage_etl.synthetic.codebook import Codebook
-from presage_etl.synthetic.export import EXPORT, exports_of, write_manifest, write_site
-from presage_etl.synthetic.hazards import Model, build_model
-from presage_etl.synthetic.headline import write_tasks
-from presage_etl.synthetic.images import ImageResult, ImageTask, make_images
-from presage_etl.synthetic.imaging_orders import DICOM_MODALITY
-from presage_etl.synthetic.omop_files import keyed_tables, write_omop
-from presage_etl.synthetic.omop_site import site_rows, source_row
+from presage_etl.synthetic.answers import ceilings, oracle, truth
+from presage_etl.synthetic.answers.headline import write_tasks
+from presage_etl.synthetic.answers.truth_readme import write_readme
+from presage_etl.synthetic.lives.hazards import Model, build_model
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import Parameters, check_condition_parents
-from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.planted_fhir import SCHEMA
-from presage_etl.synthetic.planted_truth import (
+from presage_etl.synthetic.pictures.images import ImageResult, ImageTask, make_images
+from presage_etl.synthetic.planted.fhir import SCHEMA
+from presage_etl.synthetic.planted.truth import (
     Plan,
     chosen_rows,
     image_counts,
@@ -37,7 +32,14 @@ from presage_etl.synthetic.planted_truth import (
     planted_table,
     write_extras,
 )
-from presage_etl.synthetic.record_counts import RecordCounts
+from presage_etl.synthetic.records.athena import write_vocabulary
+from presage_etl.synthetic.records.codebook import Codebook
+from presage_etl.synthetic.records.export import EXPORT, exports_of, write_manifest, write_site
+from presage_etl.synthetic.records.imaging_orders import DICOM_MODALITY
+from presage_etl.synthetic.records.omop_files import keyed_tables, write_omop
+from presage_etl.synthetic.records.omop_site import site_rows, source_row
+from presage_etl.synthetic.records.record_counts import RecordCounts
+from presage_etl.synthetic.records.vocabulary import build_vocabulary
 from presage_etl.synthetic.resume import RECORDS, recorded, remove_unfinished, resumed
 from presage_etl.synthetic.shards import (
     LABELS,
@@ -50,8 +52,6 @@ from presage_etl.synthetic.shards import (
     scan_rows,
 )
 from presage_etl.synthetic.site import site_toml
-from presage_etl.synthetic.truth_readme import write_readme
-from presage_etl.synthetic.vocabulary import build_vocabulary
 from presage_platform.errors import DiskFullError, InputError
 from presage_platform.logs import get_logger
 from presage_platform.progress import Progress

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pytest
 
 from presage_etl.synthetic import synth
+from presage_etl.synthetic.records.vocabulary import Concept
 from presage_etl.synthetic.resume import RECORDS, decode, encode
 from presage_etl.synthetic.synth import make_hospital
-from presage_etl.synthetic.vocabulary import Concept
 from tests.lib.synthetic import make, tiny_parameters
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from presage_etl.synthetic.synth import make_hospital
-from presage_etl.synthetic.vocabulary import Concept
+from presage_etl.synthetic.records.vocabulary import Concept
 from tests.lib.synthetic import tiny_parameters
 make_hospital(Path(sys.argv[1]), tiny_parameters(patients=24, persons_per_shard=4, studies_per_task=3), workers=1)
 """

@@ -12,15 +12,15 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from presage_etl.synthetic.anatomy import Body
-from presage_etl.synthetic.dicom import Series, WrittenSeries, write_series
-from presage_etl.synthetic.images import picture
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.scanner import FORMS, Acquisition, draw_acquisition, scan
+from presage_etl.synthetic.pictures.anatomy import Body
+from presage_etl.synthetic.pictures.dicom import Series, WrittenSeries, write_series
+from presage_etl.synthetic.pictures.images import picture
+from presage_etl.synthetic.pictures.scanner import FORMS, Acquisition, draw_acquisition, scan
+from presage_etl.synthetic.pictures.syntaxes import SYNTAXES
 from presage_etl.synthetic.shards import orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
-from presage_etl.synthetic.syntaxes import SYNTAXES
 from tests.lib.nifti_oracle import DCM2NIIX, assert_same_volume, canonical, dcm2niix_volume, highdicom_volume
 
 PARAMETERS = read_parameters("small", grid=(72, 64, 32))

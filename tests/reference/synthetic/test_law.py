@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from presage_etl.synthetic import ceilings, oracle
+from presage_etl.synthetic.answers import ceilings, oracle
 from presage_etl.synthetic.clock import DAY_S, YEAR_S
-from presage_etl.synthetic.events import NEVER, History, label_time
-from presage_etl.synthetic.hazards import Model, build_model, onset_years
-from presage_etl.synthetic.latents import draw_gaussians, natural, score
+from presage_etl.synthetic.lives.events import NEVER, History, label_time
+from presage_etl.synthetic.lives.hazards import Model, build_model, onset_years
+from presage_etl.synthetic.lives.latents import draw_gaussians, natural, score
 from presage_etl.synthetic.parameters import Parameters, read_parameters
 from presage_etl.synthetic.streams import Stage, stream
 from tests.lib.synthetic import best_linear_auroc, lives
@@ -263,8 +263,8 @@ def test_s44f_another_seed_moves_every_statistic_within_its_sampling_error() -> 
         parameters = read_parameters("small", seed=seed)
         model = build_model(parameters)
         named = len(parameters.condition)
-        from presage_etl.synthetic.events import simulate
-        from presage_etl.synthetic.persons import draw_person
+        from presage_etl.synthetic.lives.events import simulate
+        from presage_etl.synthetic.lives.persons import draw_person
 
         rows = []
         for index in range(1000):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.persons import draw_person
 from tests.lib.synthetic import volume_of
 
 Floats = NDArray[np.float64]

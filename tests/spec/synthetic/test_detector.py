@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, pearsonr
 
-from presage_etl.synthetic.anatomy import PLAIN, draw_anatomy
-from presage_etl.synthetic.detector import Detector, expose
-from presage_etl.synthetic.grid import Grid, centred
-from presage_etl.synthetic.latents import gaussian_of, natural
+from presage_etl.synthetic.lives.latents import gaussian_of, natural
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import parse_confound, read_parameters
-from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.scanner import Acquisition, draw_acquisition
+from presage_etl.synthetic.pictures.anatomy import PLAIN, draw_anatomy
+from presage_etl.synthetic.pictures.detector import Detector, expose
+from presage_etl.synthetic.pictures.grid import Grid, centred
+from presage_etl.synthetic.pictures.scanner import Acquisition, draw_acquisition
 from presage_etl.synthetic.streams import Stage, stream
 from presage_platform.errors import UsageError
 from tests.lib.synthetic import make, truth

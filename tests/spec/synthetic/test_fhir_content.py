@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from presage_etl.synthetic.chart import build_chart
-from presage_etl.synthetic.chart_entries import Chart
-from presage_etl.synthetic.codebook import Codebook
-from presage_etl.synthetic.events import History
-from presage_etl.synthetic.fhir_care import NOTE_WORDS
 from presage_etl.synthetic.identifiers import BASE_URL, ICD10CM, LOCAL_SYSTEM, SNOMED
-from presage_etl.synthetic.vocabulary import build_vocabulary
+from presage_etl.synthetic.lives.events import History
+from presage_etl.synthetic.records.chart import build_chart
+from presage_etl.synthetic.records.chart_entries import Chart
+from presage_etl.synthetic.records.codebook import Codebook
+from presage_etl.synthetic.records.fhir_care import NOTE_WORDS
+from presage_etl.synthetic.records.vocabulary import build_vocabulary
 from tests.lib.synthetic import EXPORT, lines_of, lives, resources, truth
 
 SECOND = Path("fhir") / "export-2"
@@ -267,8 +267,8 @@ def test_s37_ids_are_unique_in_each_export(hospital: Path, delivered: Path) -> N
 
 @pytest.mark.parametrize("kind", sorted(MUST_SUPPORT))
 def test_s37_must_supports_of_us_core_are_present(kind: str) -> None:
-    from presage_etl.synthetic.care import DRUGS
-    from presage_etl.synthetic.fhir_site import site_resources
+    from presage_etl.synthetic.lives.care import DRUGS
+    from presage_etl.synthetic.records.fhir_site import site_resources
 
     found = list(written(kind)) + site_resources([drug.code for drug in DRUGS.values()]).get(kind, [])
     missing = [path for path in MUST_SUPPORT[kind].split() if not any(has(r, path.split(".")) for r in found)]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from presage_etl.synthetic.changes import first_export_s, split
-from presage_etl.synthetic.chart import build_chart
-from presage_etl.synthetic.codebook import Codebook
-from presage_etl.synthetic.vocabulary import build_vocabulary
+from presage_etl.synthetic.records.changes import first_export_s, split
+from presage_etl.synthetic.records.chart import build_chart
+from presage_etl.synthetic.records.codebook import Codebook
+from presage_etl.synthetic.records.vocabulary import build_vocabulary
 from tests.lib.synthetic import EXPORT, lives, make, resources, truth
 
 SECOND = Path("fhir") / "export-2"

@@ -16,14 +16,14 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from presage_etl.synthetic.detector import field_of_view
-from presage_etl.synthetic.dicom import Series, series_files, stored_values
 from presage_etl.synthetic.identifiers import uid_root
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.scanner import FORMS, draw_acquisition
+from presage_etl.synthetic.pictures.detector import field_of_view
+from presage_etl.synthetic.pictures.dicom import Series, series_files, stored_values
+from presage_etl.synthetic.pictures.scanner import FORMS, draw_acquisition
+from presage_etl.synthetic.pictures.syntaxes import SYNTAXES, Syntax, drawn_syntax, is_writable
 from presage_etl.synthetic.shards import orphan_scan
-from presage_etl.synthetic.syntaxes import SYNTAXES, Syntax, drawn_syntax, is_writable
 from presage_platform.volumes.catalogue import Verdict
 from tests.lib.dicom_archive import Archive, scan_archive
 from tests.lib.synthetic import truth
@@ -242,8 +242,8 @@ def test_s30_the_reader_accepts_every_series_and_finds_the_volume_of_the_truth(
 MEASURE = """
 import sys
 from pathlib import Path
-from presage_etl.synthetic import dicom
-from presage_etl.synthetic.images import ImageTask, make_images
+from presage_etl.synthetic.pictures import dicom
+from presage_etl.synthetic.pictures.images import ImageTask, make_images
 from presage_etl.synthetic.parameters import read_parameters
 
 headers = []

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from presage_etl.synthetic.clock import DAY_S, YEAR_S, wall
-from presage_etl.synthetic.events import NEVER, History, label_time
-from presage_etl.synthetic.hazards import Model, build_model
-from presage_etl.synthetic.latents import draw_gaussians, natural, score
+from presage_etl.synthetic.lives.events import NEVER, History, label_time
+from presage_etl.synthetic.lives.hazards import Model, build_model
+from presage_etl.synthetic.lives.latents import draw_gaussians, natural, score
 from presage_etl.synthetic.parameters import Parameters, read_parameters
 from presage_etl.synthetic.streams import Stage, stream
 from tests.lib.synthetic import best_linear_auroc, lives

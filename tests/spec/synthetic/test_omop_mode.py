@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from presage_etl.synthetic.clock import wall
-from presage_etl.synthetic.codebook import Codebook, Meaning
-from presage_etl.synthetic.hazards import build_model
 from presage_etl.synthetic.identifiers import ICD10CM, LOCAL_SYSTEM, RXNORM, SNOMED
-from presage_etl.synthetic.omop import ALGORITHM, EHR, SELF_REPORT, Row, When, event
-from presage_etl.synthetic.omop_derived import condition_eras, drug_eras, observation_period
-from presage_etl.synthetic.omop_files import keyed_tables, write_omop
+from presage_etl.synthetic.lives.hazards import build_model
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.vocabulary import build_vocabulary
+from presage_etl.synthetic.records.codebook import Codebook, Meaning
+from presage_etl.synthetic.records.omop import ALGORITHM, EHR, SELF_REPORT, Row, When, event
+from presage_etl.synthetic.records.omop_derived import condition_eras, drug_eras, observation_period
+from presage_etl.synthetic.records.omop_files import keyed_tables, write_omop
+from presage_etl.synthetic.records.vocabulary import build_vocabulary
 from presage_platform.errors import IntegrityError, UsageError
 from tests.lib.synthetic import make, tiny_parameters
 

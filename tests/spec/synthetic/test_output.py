@@ -24,7 +24,7 @@ from presage_platform.errors import ExitCode, InputError, PresageError, UsageErr
 from presage_platform.truth_guard import truth_withheld
 from tests.lib.synthetic import make, resources, tiny_parameters, truth
 
-ORACLES_OF_A_WORKSPACE = "presage_etl.synthetic.oracle"  # joins the oracles to a workspace's database
+ORACLES_OF_A_WORKSPACE = "presage_etl.synthetic.answers.oracle"  # joins the oracles to a workspace's database
 DECLARATIONS = {
     "presage_platform.errors", "presage_platform.ledger.reasons", "presage_platform.logs",
     "presage_platform.omop.imaging", "presage_platform.omop.tables", "presage_platform.options",

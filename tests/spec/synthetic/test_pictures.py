@@ -13,14 +13,14 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 from scipy.stats import pearsonr
 
-from presage_etl.synthetic.anatomy import Anatomy, Contrast, draw_anatomy
-from presage_etl.synthetic.grid import Grid, Vector, centred
-from presage_etl.synthetic.organs import fissures, vessels
-from presage_etl.synthetic.painting import TISSUE, paint_ellipsoids
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.persons import draw_person
-from presage_etl.synthetic.phantom import Phantom, paint_phantom
-from presage_etl.synthetic.scanner import draw_acquisition
+from presage_etl.synthetic.pictures.anatomy import Anatomy, Contrast, draw_anatomy
+from presage_etl.synthetic.pictures.grid import Grid, Vector, centred
+from presage_etl.synthetic.pictures.organs import fissures, vessels
+from presage_etl.synthetic.pictures.painting import TISSUE, paint_ellipsoids
+from presage_etl.synthetic.pictures.phantom import Phantom, paint_phantom
+from presage_etl.synthetic.pictures.scanner import draw_acquisition
 from presage_etl.synthetic.streams import Stage, stream
 
 HEALTHY = np.array([0.48, 0.0, 0.0, 0.0, 27.0, 0.0, 0.0, 1.0])

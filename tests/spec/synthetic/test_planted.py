@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from presage_etl.synthetic.hazards import build_model
+from presage_etl.synthetic.answers.oracle import write_predictions
 from presage_etl.synthetic.identifiers import study_key
-from presage_etl.synthetic.images import picture
-from presage_etl.synthetic.oracle import write_predictions
+from presage_etl.synthetic.lives.hazards import build_model
+from presage_etl.synthetic.lives.persons import draw_person
 from presage_etl.synthetic.parameters import Parameters, read_parameters
-from presage_etl.synthetic.persons import draw_person
+from presage_etl.synthetic.pictures.images import picture
+from presage_etl.synthetic.pictures.scanner import draw_acquisition
 from presage_etl.synthetic.scale.cohort import make_cohort
 from presage_etl.synthetic.scale.phantoms import DERIVED, make_volumes, recipe_of, to_ras
 from presage_etl.synthetic.scale.strength import CONCORDANCE_WANTED, EVENTS_WANTED, StrengthTask, mean_strength, measure
-from presage_etl.synthetic.scanner import draw_acquisition
 from presage_platform.labeling.command import Request, label
 from presage_platform.labeling.store import LabelStore
 from presage_platform.settings import read_settings

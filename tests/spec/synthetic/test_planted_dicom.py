@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.planted_dicom import CASES, assign, check_words, fixtures
-from presage_etl.synthetic.planted_series import Expected, Facts
+from presage_etl.synthetic.planted.dicom import CASES, assign, check_words, fixtures
+from presage_etl.synthetic.planted.series import Expected, Facts
 from presage_etl.synthetic.synth import make_hospital
 from presage_platform.errors import UsageError
 from tests.lib.dicom_cases import FIXTURES

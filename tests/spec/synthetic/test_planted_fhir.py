@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from presage_etl.synthetic import planted_fhir
-from presage_etl.synthetic.planted_fhir import CASES, COMMON, Case
+from presage_etl.synthetic.planted import fhir as planted_fhir
+from presage_etl.synthetic.planted.fhir import CASES, COMMON, Case
 from presage_platform.errors import IntegrityError
 from presage_platform.ledger.reasons import is_known
 from tests.lib.synthetic import EXPORT, make, truth

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from presage_etl.synthetic import care
 from presage_etl.synthetic.clock import DAY_S
-from presage_etl.synthetic.events import NEVER
+from presage_etl.synthetic.lives import care
+from presage_etl.synthetic.lives.events import NEVER
+from presage_etl.synthetic.records.vocabulary import published_parents
 from presage_etl.synthetic.streams import Stage, stream
-from presage_etl.synthetic.vocabulary import published_parents
 from presage_platform.errors import IntegrityError
 from tests.lib.synthetic import keys_of, lives, resources, truth
 
@@ -82,7 +82,7 @@ def test_s42_published_rows_and_parents_are_those_of_the_public_tables(hospital:
 
 
 def test_s42_a_published_concept_without_a_source_fails_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    from presage_etl.synthetic import vocabulary
+    from presage_etl.synthetic.records import vocabulary
 
     row = ["254061", "Pleural effusion", "Condition", "SNOMED", "Clinical Finding", "S", "60046008", ""]
     whole = vocabulary._published

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import presage_etl.synthetic.scale
-from presage_etl.synthetic.hazards import build_model
+from presage_etl.synthetic.lives.hazards import build_model
 from presage_etl.synthetic.parameters import Parameters, read_parameters
 from presage_etl.synthetic.scale.cohort import make_cohort
 from presage_etl.synthetic.scale.events import frequencies

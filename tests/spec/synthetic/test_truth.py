@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from presage_etl.synthetic import oracle, scoring
+from presage_etl.synthetic.answers import oracle, scoring
+from presage_etl.synthetic.answers.scoring import concordance
 from presage_etl.synthetic.clock import DAY_S
-from presage_etl.synthetic.hazards import build_model
+from presage_etl.synthetic.lives.hazards import build_model
 from presage_etl.synthetic.parameters import read_parameters
-from presage_etl.synthetic.scoring import concordance
 from tests.lib.synthetic import person_of, resources, tiny_parameters, truth
 
 TABLES = {

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from presage_etl.synthetic.clock import wall
-from presage_etl.synthetic.hazards import build_model
+from presage_etl.synthetic.lives.hazards import build_model
 from presage_etl.synthetic.parameters import Parameters, check_condition_parents
 from presage_etl.synthetic.scale import folder as folders
 from presage_etl.synthetic.scale import snapshot

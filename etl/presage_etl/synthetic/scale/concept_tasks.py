@@ -9,12 +9,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from presage_etl.synthetic.athena import VERSION
-from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.lives.hazards import Model
 from presage_etl.synthetic.parameters import Headline, Parameters
+from presage_etl.synthetic.records.athena import VERSION
+from presage_etl.synthetic.records.vocabulary import coding_of
 from presage_etl.synthetic.scale.lives import DEATH_CONCEPT
 from presage_etl.synthetic.scale.ontology import DEATH_CODE, Ontology
-from presage_etl.synthetic.vocabulary import coding_of
 
 LOCK_FORMAT = 1
 

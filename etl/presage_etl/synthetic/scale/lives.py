@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from presage_etl.synthetic.clock import DAY_S, wall
-from presage_etl.synthetic.events import NEVER, History, label_time, simulate
-from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.lives.events import NEVER, History, label_time, simulate
+from presage_etl.synthetic.lives.hazards import Model
+from presage_etl.synthetic.lives.persons import Person, draw_person
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.persons import Person, draw_person
 from presage_etl.synthetic.shards import LABELS, Rows, ShardResult, person_row, scan_rows, truth_of_person
 
 LAST_SECOND = DAY_S - 1

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from presage_etl.synthetic.athena import VERSION
-from presage_etl.synthetic.hazards import CUSTOM_CONCEPT, Model
+from presage_etl.synthetic.lives.hazards import CUSTOM_CONCEPT, Model
 from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.records.athena import VERSION
+from presage_etl.synthetic.records.vocabulary import DEMO, ROOT_CONCEPT, Concept, build_vocabulary
 from presage_etl.synthetic.streams import Stage, stream
-from presage_etl.synthetic.vocabulary import DEMO, ROOT_CONCEPT, Concept, build_vocabulary
 
 FIRST_GROUP = CUSTOM_CONCEPT + 20_000_000
 FIRST_FILLER = CUSTOM_CONCEPT + 30_000_000

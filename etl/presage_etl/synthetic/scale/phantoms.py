@@ -16,22 +16,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from presage_etl.synthetic import truth
-from presage_etl.synthetic.events import simulate
-from presage_etl.synthetic.grid import Grid
-from presage_etl.synthetic.hazards import Model, build_model
+from presage_etl.synthetic.answers import truth
+from presage_etl.synthetic.answers.true_labels import headline_labels, observe
+from presage_etl.synthetic.answers.truth_readme import write_readme
 from presage_etl.synthetic.identifiers import series_uid, study_uid
-from presage_etl.synthetic.images import picture
+from presage_etl.synthetic.lives.events import simulate
+from presage_etl.synthetic.lives.hazards import Model, build_model
+from presage_etl.synthetic.lives.persons import Person, Scan, draw_person
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.persons import Person, Scan, draw_person
+from presage_etl.synthetic.pictures.grid import Grid
+from presage_etl.synthetic.pictures.images import picture
+from presage_etl.synthetic.pictures.scanner import Acquisition, draw_acquisition, scan
 from presage_etl.synthetic.scale import folder as folders
 from presage_etl.synthetic.scale.lives import RecordDays, record_days
-from presage_etl.synthetic.scanner import Acquisition, draw_acquisition, scan
 from presage_etl.synthetic.shards import Rows, orphan_scan
 from presage_etl.synthetic.streams import Stage, stream
 from presage_etl.synthetic.synth import SynthReport, present
-from presage_etl.synthetic.true_labels import headline_labels, observe
-from presage_etl.synthetic.truth_readme import write_readme
 from presage_platform.parallel import map_partitions
 from presage_platform.progress import Progress
 from presage_platform.volumes.recipe import VolumeRecipe

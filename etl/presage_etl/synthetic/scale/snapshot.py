@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from presage_etl.synthetic.athena import VERSION
 from presage_etl.synthetic.clock import wall
 from presage_etl.synthetic.parameters import Parameters
+from presage_etl.synthetic.records.athena import VERSION
 from presage_etl.synthetic.scale.events import Events
 from presage_etl.synthetic.scale.lives import LAST_SECOND
 from presage_platform.labeling.timeline import SortedShard, choose_n_shards, shard_of_person

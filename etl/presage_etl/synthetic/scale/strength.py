@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from presage_etl.synthetic import truth
-from presage_etl.synthetic.ceilings import draw_cohort, label_cohort
-from presage_etl.synthetic.hazards import Model
-from presage_etl.synthetic.oracle import predictor_of
+from presage_etl.synthetic.answers import truth
+from presage_etl.synthetic.answers.ceilings import draw_cohort, label_cohort
+from presage_etl.synthetic.answers.oracle import predictor_of
+from presage_etl.synthetic.answers.scoring import concordance
+from presage_etl.synthetic.lives.hazards import Model
 from presage_etl.synthetic.parameters import Parameters
-from presage_etl.synthetic.scoring import concordance
 from presage_etl.synthetic.streams import Stage, stream
 from presage_platform.parallel import map_partitions
 

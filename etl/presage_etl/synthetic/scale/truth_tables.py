@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from presage_etl.synthetic import ceilings, oracle, truth
-from presage_etl.synthetic.hazards import Model
+from presage_etl.synthetic.answers import ceilings, oracle, truth
+from presage_etl.synthetic.answers.truth_readme import write_readme
 from presage_etl.synthetic.identifiers import study_key
+from presage_etl.synthetic.lives.hazards import Model
 from presage_etl.synthetic.parameters import Parameters
 from presage_etl.synthetic.scale.first_occurrences import SCHEMA as SAMPLE_SCHEMA
 from presage_etl.synthetic.scale.lives import part_file
 from presage_etl.synthetic.scale.strength import Strength, write_strength
-from presage_etl.synthetic.truth_readme import write_readme
 
 # Tables that parts may stage, and what orders their rows.
 KEYS = {
@@ -25,7 +25,7 @@ KEYS = {
     "onsets": ("person", "condition"),
     "death_censor": ("person",),
     "visits": ("person", "visit"),
-    "true_labels": ("study", "task"),
+    "true_labels": ("study", "task", "view"),
 }
 WITH_STUDY_ID = ("scans", "joins")
 

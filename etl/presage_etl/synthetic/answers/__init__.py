@@ -1,0 +1,1 @@
+"""What is true: tables of the truth, labels, both oracles and their ceilings."""
