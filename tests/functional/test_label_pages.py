@@ -24,6 +24,7 @@ from presage_platform.labeling.paper_labels import mask_without_events, paper_po
 from presage_platform.labeling.paper_selection import closure, select_paper_tasks, weights
 from presage_platform.labeling.selection import Counts, select_tasks
 from presage_platform.labeling.semantics import Policy, day_start, risk_windows
+from presage_platform.labeling.tasks.front_matter import FrontMatter
 from presage_platform.labeling.timeline import last_events
 from presage_platform.labeling.views import view_mask
 from presage_platform.settings import LabelingSettings
@@ -267,6 +268,19 @@ def test_values_and_default_of_a_setting_are_those_of_the_code(name: str) -> Non
     assert stated.replace(",", "") == str(field.default)
     if get_origin(field.annotation) is not None and all(isinstance(v, str) for v in get_args(field.annotation)):
         assert set(re.findall(r"`([\w-]+)`", values)) == set(get_args(field.annotation))
+
+
+@pytest.mark.parametrize("name", ["same_day", "censor", "visit_guard", "min_prior_obs"])
+def test_the_overview_states_the_defaults_of_both_kinds_of_task(name: str) -> None:
+    """The table of defaults: of a task set, then of an outcome task (`the same` where they agree)."""
+    row = re.search(rf"^\| `{name}` \| (?P<set>[^|]+) \| (?P<task>[^|]+) \|", OVERVIEW.read_text("utf-8"), re.MULTILINE)
+    assert row is not None
+    of_set = str(LabelingSettings.model_fields[name].default)
+    field = {"min_prior_obs": "min_prior_obs_days"}.get(name, name)
+    of_task = str(FrontMatter.model_fields[field].default)
+    assert row["set"].strip("` ") == of_set
+    stated = row["task"].partition(";")[0].strip("` ")
+    assert (of_set if stated == "the same" else stated) == of_task
 
 
 @pytest.mark.parametrize("name", ["same_day", "censor", "visit_guard", "mode", "guard_scope"])
