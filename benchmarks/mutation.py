@@ -1,7 +1,7 @@
 """Do the tests notice when the labels are wrong? Mutants of three modules, one at a time, each against its tests.
 
     python -m venv .mutation && .mutation/bin/pip install cosmic-ray==8.7.0
-    PYTHONPATH=platform python benchmarks/mutation.py --tool .mutation/lib/python3.11/site-packages --sample 120
+    python benchmarks/mutation.py --tool .mutation/lib/python3.11/site-packages --sample 120
     … --again mutation.json      once more the survivors of an earlier run, after a test was added
 
 cosmic-ray finds and makes the mutants; a seeded sample of them is run (labeling L91). It stays in an environment of its

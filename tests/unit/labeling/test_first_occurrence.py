@@ -208,15 +208,17 @@ def test_l48_the_kernel_is_compiled_unless_it_is_told_otherwise(monkeypatch: pyt
         asked.append(options)
         return lambda function: ("compiled", function)
 
+    size: Any = len
+    kernel: Any = compiled
     monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(njit=njit))
     for value in ("0", "", "2"):
         monkeypatch.setenv("PRESAGE_NO_JIT", value)
-        assert compiled(len) == ("compiled", len)
+        assert kernel(size) == ("compiled", size)
     monkeypatch.delenv("PRESAGE_NO_JIT")
-    assert compiled(len) == ("compiled", len)
+    assert kernel(size) == ("compiled", size)
     assert asked == [{"cache": True, "nogil": True}] * 4
     monkeypatch.setenv("PRESAGE_NO_JIT", "1")
-    assert compiled(len) is len
+    assert kernel(size) is size
 
 
 def test_l3_the_date_flag_is_bit_three() -> None:

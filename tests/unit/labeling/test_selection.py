@@ -116,27 +116,28 @@ def test_l37_one_study_at_risk_with_its_event_is_certain() -> None:
 def test_l37_the_best_k_stay_and_the_rest_is_counted() -> None:
     """Every candidate is in exactly one line of the account."""
     chosen = select(
-        {1: 50, 2: 50, 3: 40, 4: 30, 5: 20, 6: 9, 7: 45, 8: 44, 9: 9, 10: 43},
+        {1: 50, 2: 50, 3: 40, 4: 30, 5: 20, 6: 9, 7: 45, 8: 44, 9: 9, 10: 43, 11: 42},
         above=[(1, 2), (2, 2)],
         excluded={7: "exclusions.csv line 2: not here", 9: "no row in concept"},
-        guarded={7, 8, 10, 99},
-        k=2,
+        guarded={7, 8, 10, 11, 99},
+        k=1,
     )
-    assert chosen.concept_id.tolist() == [2, 3]
+    assert chosen.concept_id.tolist() == [2]
     assert chosen.removed == {
-        "candidates": 10,
+        "candidates": 11,
         "excluded": 2,
-        "leakage guard": 2,
+        "leakage guard": 3,
         "too few events": 1,
         "redundant": 1,
-        "beyond k": 2,
-        "tasks": 2,
+        "beyond k": 3,
+        "tasks": 1,
     }
     assert chosen.removed_by == {
         7: "exclusions.csv line 2: not here",
         9: "no row in concept",
         8: "leakage guard",
         10: "leakage guard",
+        11: "leakage guard",
         1: "redundant with a descendant",
     }
 
@@ -150,8 +151,8 @@ def test_l37_exactly_k_are_enough() -> None:
     assert select({1: 20, 2: 30}, k=2, allow_fewer=False).concept_id.tolist() == [2, 1]
     with pytest.raises(IntegrityError, match="2 concepts qualify as tasks, expected 3"):
         select({1: 20, 2: 30}, k=3, allow_fewer=False)
-    one = select({1: 20}, k=2)
-    assert one.concept_id.tolist() == [1]
+    assert select({1: 20}, k=2).concept_id.tolist() == [1]
+    assert len(select(dict.fromkeys(range(1, 301), 20), k=300, allow_fewer=False).concept_id) == 300
 
 
 def test_l37_fewer_than_k_is_refused_unless_it_is_asked_for() -> None:
@@ -196,6 +197,11 @@ def test_l38_ancestors_with_the_higher_number_resolve_alike() -> None:
     assert redundant({4: 120, 3: 109, 2: 104, 1: 100}, down) == [2, 3]
 
 
+def test_l38_the_last_candidate_may_be_an_ancestor() -> None:
+    assert redundant({1: 99, 2: 7, 3: 100}, [(3, 1), (3, 2)]) == [3]
+    assert redundant({1: 99, 2: 7, 3: 8, 4: 100}, [(4, 1), (4, 2)]) == [4]
+
+
 def test_l38_branches_do_not_mix() -> None:
     assert redundant({1: 100, 2: 99, 3: 50, 4: 20, 5: 200}, [(1, 2), (3, 4), (5, 3)]) == [1]
     assert redundant({1: 100, 2: 99, 3: 50, 4: 49}, [(3, 4), (1, 2)]) == [1, 3]
@@ -217,10 +223,10 @@ def test_l41_the_registry_describes_every_task() -> None:
             {"concept_id": 9, "concept_name": "Other", "domain_id": "Drug", "vocabulary_id": "ATC", "concept_code": "c9"},
         ],
     )  # fmt: skip
-    counts = Counts(ids(30, 20), ids(10, 60), ids(25, 15), 100)
-    chosen = TaskSet(ids(5, 3), np.array([0.6, 0.5]), counts, {}, {}, mode="paper")
+    counts = Counts(ids(30, 20, 11), ids(10, 60, 0), ids(25, 15, 11), 100)
+    chosen = TaskSet(ids(5, 3, 9), np.array([0.6, 0.5, 0.4]), counts, {}, {}, mode="paper")
     pairs = Ancestry(ids(5, 6, 7, 7), ids(5, 5, 5, 9), np.array([0, 1, 1, 1], np.int32))
-    table = registry(chosen, pairs, words, np.array([1 / 31_557_600, 2e-9]), np.array([86_400, 129_600]))
+    table = registry(chosen, pairs, words, np.array([1 / 31_557_600, 2e-9, 0]), np.array([86_400, 129_600, 0]))
     assert table.to_pylist() == [
         {"task": "concept:5", "concept_id": 5, "vocabulary": "SNOMED", "code": "c5", "name": "Oedema",
          "domain": "Condition", "n_descendants_present": 3, "n_event": 25, "n_at_risk": 90, "n_prevalent": 10,
@@ -229,6 +235,9 @@ def test_l41_the_registry_describes_every_task() -> None:
          "n_descendants_present": 0, "n_event": 15, "n_at_risk": 40, "n_prevalent": 60,
          "rate_per_year": pytest.approx(2e-9 * 365.25 * 86_400, rel=1e-12), "median_days": 1.5, "score": 0.5, "rank": 2,
          "mode": "paper"},
+        {"task": "concept:9", "concept_id": 9, "vocabulary": "ATC", "code": "c9", "name": "Other", "domain": "Drug",
+         "n_descendants_present": 1, "n_event": 11, "n_at_risk": 100, "n_prevalent": 0, "rate_per_year": 0.0,
+         "median_days": 0.0, "score": 0.4, "rank": 3, "mode": "paper"},
     ]  # fmt: skip
     assert table.schema == REGISTRY_SCHEMA
 
@@ -256,6 +265,7 @@ def test_l41_median_times_take_the_lower_middle_and_zero_for_none() -> None:
     assert found.tolist() == [0, 7, 6, 5, 0, 20, 0] and found.dtype == np.float64
     assert median_times(task[:0], time[:0], 3).tolist() == [0, 0, 0]
     assert median_times(np.array([0]), np.array([7]), 2).tolist() == [7, 0]
+    assert median_times(np.array([1, 0]), np.array([9, 5]), 2).tolist() == [5, 9]
 
 
 def test_l42_the_hash_is_that_of_mode_and_tasks_in_order() -> None:
