@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from presage_platform.errors import InputError, IntegrityError, TaskError, UsageError
+from presage_platform.errors import InputError, IntegrityError, QualityError, TaskError, UsageError
 from presage_platform.labeling import command
 from presage_platform.labeling.command import Request
 from presage_platform.labeling.store import LabelStore, open_labels
@@ -336,3 +336,27 @@ def test_l40_a_report_is_warned_when_the_task_set_tells_the_outcome(run: Run, tm
     overlap = {"concept:1000", "concept:1001", "concept:1002"} & set(run.store.task_names)
     assert overlap and cautions["none"][0].startswith(f"task effusion: {len(overlap)} tasks of the task set")
     assert cautions["full"] == []
+
+
+def test_l75_a_leak_planted_in_the_index_visit_trips_the_audit(settings: Settings) -> None:
+    """Heart failure is coded half an hour after every second scan, as billing for the stay would do it."""
+    settings = settings.model_copy(update={"labeling": settings.labeling.model_copy(update={"k": 64, "min_events": 1})})
+    with open_database(settings, command="test") as database:
+        with database.connect() as connection:
+            hospital = fill(connection)
+            for number, (_, person, t0) in enumerate(hospital.scans):
+                if number % 2 == 0:
+                    when = t0 + timedelta(minutes=30)
+                    connection.execute(
+                        "INSERT INTO condition_occurrence (condition_occurrence_id, person_id, condition_concept_id,"
+                        " condition_start_date, condition_start_datetime, condition_type_concept_id)"
+                        " VALUES (%s, %s, 1004, %s, %s, 32817)",
+                        [900_000 + number, person, when.date(), when],
+                    )
+            connection.commit()
+        report = command.label(settings, Request(allow_fewer=True))
+        audit = json.loads((settings.labels_dir / report.label_hash / "audit.json").read_text())["tasks"]
+        (row,) = [row for row in audit if row["task"] == "concept:1004"]
+        assert row["share_within_a_day"] > 0.2 and "lie within a day of the scan" in row["alarms"][0]
+        with pytest.raises(QualityError, match="the audit raises"):
+            command.label(settings, Request(allow_fewer=True, strict=True))
