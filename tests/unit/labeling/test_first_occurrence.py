@@ -162,6 +162,16 @@ def test_l18_the_edges_of_a_study_on_one_concept_each() -> None:
 EDGES = ("2020-03-01 10:00", "2020-03-01 10:00:01", "2020-12-31 23:59:59", "2021-01-01")
 
 
+@pytest.mark.parametrize("scan", ["1969-12-31 23:00", "1970-01-01 00:00", "1971-03-01 10:00"])
+def test_l47_times_count_from_the_scan_around_1970_too(scan: str) -> None:
+    """Seconds of the wall clock are negative before 1970 and small after it."""
+    person = Person(
+        [Happening("1969-12-31", 0), Happening("1975-01-01 08:00", 1)], periods=[("1960-01-01", "1980-12-31")]
+    )
+    labels = Record([person], [Scan(scan)]).label(policy())
+    assert labels.times() == {1: at("1975-01-01 08:00") - at(scan)} and labels.prevalent() == {0}
+
+
 def test_l92_codes_of_the_visit_reach_beyond_follow_up() -> None:
     """Follow-up ends inside the visit: its later codes are still codes of the visit, and no outcomes."""
     events = [Happening("2020-03-01", 0), Happening("2020-03-04 12:00", 1), Happening("2020-03-05 12:00", 2)]
@@ -192,7 +202,7 @@ def test_l20_only_bare_dates_of_the_index_day_move_under_include() -> None:
     """A bare date of another day, and a midnight with a time, stay where they are; the flag is one bit of several."""
     events = [
         Happening("2020-03-01", 0, table=7),
-        Happening("2020-03-01 00:00", 1, table=7),
+        Happening("2020-03-01 00:00", 1, table=16 + 7),
         Happening("2020-02-29", 2),
         Happening("2020-03-02", 3),
     ]
