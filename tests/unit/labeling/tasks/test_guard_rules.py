@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from sqlglot import exp
 from sqlglot.errors import ParseError
@@ -197,6 +199,23 @@ def test_l67_each_block_returns_its_own_columns(block: str, columns: str) -> Non
         assert found is not None and found.rule == "Q10"
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("i.person_id as cause", "returns no event_date, study_id"),
+        (
+            "i.study_id, d.death_date as risk_start_date, 1 as dose, 1 as dosis",
+            "returns `dose`, expected risk_start_date, risk_start_datetime, study_id",
+        ),
+        ("i.study_id, d.death_date as censor_date, d.death_date as censor_date", "returns a column twice"),
+    ],
+)
+def test_l67_q10_says_which_column_is_missing_unknown_or_double(columns: str, message: str) -> None:
+    block = "at_risk" if "risk" in columns else "censor" if "censor" in columns else "body"
+    found = refused(f"select {columns} {T}", block)
+    assert found is not None and (found.rule, found.message) == ("Q10", message)
+
+
 def test_l60_a_declared_parameter_passes_and_another_does_not() -> None:
     query = f"{S} {T} where i.person_id > :low and i.person_id < :high"
     assert refused(query, parameters={"low", "high"}) is None
@@ -225,11 +244,33 @@ def test_l67_line_and_column_are_those_of_the_fault(query: str, rule: str, line:
     [
         ("", Refusal("Q1", 1, 1, "is empty, expected one SELECT")),
         ("select 'open", Refusal("Q1", 1, 1, "cannot be read: an unclosed quote or comment")),
+        ("select null", Refusal("Q10", 1, 1, "returns no event_date, study_id")),
+        ('"a quoted\nword" 1', Refusal("Q1", 2, 1, "cannot be parsed as one SELECT")),
+        (f'{S} from "a quoted\nname" i', Refusal("Q6", 2, 1, "table `a quoted\nname` is not in `requires`")),
+        (f"{S} from\nnowhere i", Refusal("Q6", 2, 1, "table `nowhere` is not in `requires`")),
         (f"{S}\n {T}\nwhere\n (", Refusal("Q1", 4, 2, "cannot be parsed as one SELECT")),
     ],
 )
 def test_l67_a_refusal_says_what_was_found_and_where(query: str, expected: Refusal) -> None:
     assert refused(query) == expected
+
+
+@pytest.mark.parametrize(("call", "name"), [("pg_sleep(1)", "pg_sleep"), ("random()", "rand"), ("sqrt(4)", "sqrt")])
+def test_l67_a_function_that_is_refused_is_named(call: str, name: str) -> None:
+    found = refused(value(call))
+    assert found is not None and found.message == f"function `{name}` is not on the list of allowed ones"
+
+
+def test_l67_the_word_operator_is_refused_only_before_a_bracket() -> None:
+    query = "select operator.study_id, operator.t0_date as event_date from task_index as operator"
+    assert refused(query) is None, refused(query)
+    found = refused(f"{query} where 1 operator(pg_catalog.=) 1")
+    assert found is not None and (found.rule, found.message) == ("Q7", "operator(…) may call any function")
+
+
+def test_l67_a_refusal_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Refusal("Q1", 1, 1, "x").rule = "Q2"  # type: ignore[misc]
 
 
 def test_l67_a_column_that_does_not_resolve_is_named() -> None:
