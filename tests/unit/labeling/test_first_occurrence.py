@@ -119,6 +119,18 @@ def test_l37_two_concepts_of_a_task_count_a_study_once() -> None:
     assert record.label(policy()).shard.indptr.tolist() == [0, 1, 2, 2]
 
 
+@pytest.mark.parametrize("place", range(6))
+def test_l37_a_study_counts_alike_at_every_place(place: int) -> None:
+    """Studies without events stand before it and after it."""
+    both = [Happening(when, concept) for when in ("2019-01-01 08:00", "2021-01-01 08:00") for concept in (0, 1)]
+    persons = [Person(both if number == place else ()) for number in range(6)]
+    scans = [Scan("2020-03-01 10:00", number) for number in range(6)]
+    tasks = {0: (0, 1), 1: (0,), 2: (2,)}
+    assert counted(Record(persons, scans, tasks, 3)).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    future = Record([Person(p.events[2:]) for p in persons], scans, tasks, 3)
+    assert counted(future).tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 0]]
+
+
 def test_l92_two_concepts_of_a_task_are_one_code_of_the_visit() -> None:
     events = [Happening("2020-03-01 11:00", 0), Happening("2020-03-01 12:00", 1)]
     scans = [Scan("2020-03-01 10:00"), Scan("2020-03-01 13:00")]
