@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError
 
@@ -283,14 +284,14 @@ def test_l67_a_parser_that_names_no_place_points_at_the_first_character(monkeypa
     def refuse(*_: object, **__: object) -> None:
         raise ParseError("somewhere")
 
-    monkeypatch.setattr(guard.sqlglot, "parse", refuse)
+    monkeypatch.setattr(sqlglot, "parse", refuse)
     assert refused(f"{S} {T}") == Refusal("Q1", 1, 1, "cannot be parsed as one SELECT")
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])
 def test_l67_any_number_of_statements_but_one_is_q2(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokens show a semicolon first; a parser that splits otherwise is no way around."""
-    monkeypatch.setattr(guard.sqlglot, "parse", lambda *_, **__: [None, *[exp.Select()] * number])
+    monkeypatch.setattr(sqlglot, "parse", lambda *_, **__: [None, *[exp.Select()] * number])
     assert refused(f"{S} {T}") == Refusal("Q2", 1, 1, f"{number} statements, expected exactly one")
 
 
