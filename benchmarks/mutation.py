@@ -92,10 +92,10 @@ def main() -> int:
             _warm(copy, module)
             for mutant in chosen:
                 results.append(run(copy, mutant))
+                arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1))
                 if results[-1].outcome != "killed":
                     print(_line(results[-1]), flush=True)
             print(summary(module, [r for r in results if r.mutant.module == module], len(every)), flush=True)
-            arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1))
     return 0
 
 
@@ -201,9 +201,9 @@ def _ignored(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         found += [getattr(node, name, None) for name in ("annotation", "returns")]
         found += [d for d in getattr(node, "decorator_list", ()) if isinstance(d, ast.Name) and d.id == "compiled"]
     return [
-        ((node.lineno, max(0, node.col_offset - 1)), (node.end_lineno, node.end_col_offset))
+        ((node.lineno, max(0, node.col_offset - 1)), (node.end_lineno or 0, node.end_col_offset or 0))
         for node in found
-        if isinstance(node, ast.AST) and hasattr(node, "lineno")
+        if isinstance(node, ast.expr)
     ]
 
 

@@ -223,6 +223,14 @@ def test_l20_only_bare_dates_of_the_index_day_move_under_include() -> None:
     assert labels.times() == {0: 14 * 3600 - 1, 3: 14 * 3600}
 
 
+@pytest.mark.parametrize("same_day", ["exclude", "strict_day"])
+def test_l20_bare_dates_of_the_index_day_stay_at_its_start_otherwise(same_day: str) -> None:
+    """A lookback of no length ends at r: only an event at r itself is in it."""
+    record = Record([Person([Happening("2020-03-01")])], [Scan("2020-03-01 10:00")])
+    labels = record.label(policy(same_day=same_day, lookback_s=0))
+    assert labels.prevalent() == set() and labels.times() == {}
+
+
 def test_l48_the_kernel_is_compiled_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, bool]] = []
 
