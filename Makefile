@@ -24,8 +24,10 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 demo: install
 	$(VENV)/bin/platform demo --out $(WORKSPACE)
 
+# Two processes, a file each at a time: quarter of an hour on two cores. One process: make test JOBS=0
+JOBS ?= 2
 test: install
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -n $(JOBS) --dist loadfile
 
 $(addprefix test-,$(CATEGORIES)): test-%: install
 	$(PY) -m pytest tests/$*

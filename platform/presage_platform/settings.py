@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import tomllib
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -250,22 +251,32 @@ class Settings(Section):
         return self.workspace / "logs"
 
     def secret_key(self) -> bytes:
-        """Return the workspace's key for keyed hashes of identifiers; made once, mode 0600."""
+        """Return the workspace's key for keyed hashes of identifiers; made once, mode 0600, whole or not at all."""
         path = self.workspace / "secret.key"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            key = path.read_bytes()
-            if len(key) != KEY_BYTES:
-                raise SettingsError(
-                    f"secret.key holds {len(key)} bytes, expected {KEY_BYTES}: restore it from a backup, "
-                    "a new key cannot recognise identifiers hashed with the old one"
-                ) from None
-            return key
-        with os.fdopen(descriptor, "wb") as file:
-            key = secrets.token_bytes(KEY_BYTES)
-            file.write(key)
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise SettingsError(
+                f"secret.key holds {len(key)} bytes, expected {KEY_BYTES}: restore it from a backup, "
+                "a new key cannot recognise identifiers hashed with the old one"
+            )
         return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key under another name, then link it: a kill leaves none, and the first of two writers wins."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def find_workspace(given: Path | None) -> Path:

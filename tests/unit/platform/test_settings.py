@@ -69,6 +69,21 @@ def test_p51_the_workspace_and_its_key_are_private(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "w" / name).stat().st_mode) == 0o600
 
 
+def test_p51_a_kill_while_the_key_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next command makes it; half a key would lock the workspace for good."""
+    settings = read_settings(tmp_path / "w", create=True)
+
+    def killed(number: int) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as moment:
+        moment.setattr("secrets.token_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            settings.secret_key()
+    assert not (settings.workspace / "secret.key").exists()
+    assert len(settings.secret_key()) == 32
+
+
 def test_e69_a_damaged_key_is_refused(tmp_path: Path) -> None:
     settings = read_settings(tmp_path / "w", create=True)
     (settings.workspace / "secret.key").write_bytes(b"short")
